@@ -1,0 +1,217 @@
+"""One round's adapter: a handful of numbers that steer every weight inside r of its own singular directions.
+
+    dW = U[:, J] diag(S[J]) R Vh[J, :]     R = sum_i v_i P_i     J = the r directions of the block    (TinyLoRA eq. 2-3)
+
+v (groups, u) is all that trains; it starts at 0. P (u, r, r) per module is fixed noise of variance 1/r. `n_tie`
+consecutive target modules share one row of v, so an adapter has ceil(modules / n_tie) * u parameters.
+
+BoostLoRA's contribution is where J lies: "rotate" takes the next block of r directions each round, t*r .. (t+1)*r, so
+that ranks of successive updates add up; "top" stays at 0 .. r, as TinyLoRA does. (Monolithic training, an ablation of
+the paper, is "top" with rank r*T in a single round.)
+
+Departures and choices that no source states: modules are tied in model order; P is normal and drawn per module from
+(seed, round, candidate, module name), so it never has to be stored; "normalized" scaling multiplies S[J] so that its
+mean equals the first block's, giving later rounds steps of the same size.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from boostlib.basis import SVDBasis
+from boostlib.errors import BoostError, ModelError
+from boostlib.stable import philox
+from boostlib.update import LowRankUpdate, Weights
+
+STRATEGIES = ("rotate", "top")
+SCALINGS = ("paper", "normalized")
+
+Plan = Sequence[tuple[int, int]]  # per group of tied modules: (block of directions, candidate for P)
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Settings of every round's adapter; part of a run's identity.
+
+    rank: directions r per round. u: numbers per group. n_tie: consecutive modules that share them.
+    strategy: "rotate" (the paper) or "top". scaling: "paper" or "normalized". seed: of P.
+    """
+
+    rank: int = 2
+    u: int = 1
+    n_tie: int = 18
+    strategy: str = "rotate"
+    scaling: str = "paper"
+    seed: int = 0
+
+    def __post_init__(self):
+        for field in ("rank", "u", "n_tie"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise BoostError(f"AdapterConfig({field}={value!r}): must be a whole number of at least 1")
+        for field, known in (("strategy", STRATEGIES), ("scaling", SCALINGS)):
+            if getattr(self, field) not in known:
+                raise BoostError(f"AdapterConfig({field}={getattr(self, field)!r}): must be one of {', '.join(known)}")
+
+    def groups(self, modules: int) -> int:
+        """Number of groups of tied modules."""
+        return math.ceil(modules / self.n_tie)
+
+    def num_parameters(self, modules: int) -> int:
+        """Trainable numbers of one round's adapter on `modules` target modules."""
+        return self.groups(modules) * self.u
+
+    def degrees_of_freedom(self, modules: int) -> int:
+        """Dimensions that those numbers really span: a group of m modules has m R's of r x r entries, no more."""
+        sizes = [min(self.n_tie, modules - start) for start in range(0, modules, self.n_tie)]
+        return sum(min(self.u, self.rank**2 * size) for size in sizes)
+
+    def basis_rank(self, rounds: int) -> int:
+        """Directions per weight that a run of `rounds` rounds needs."""
+        return self.rank * (rounds if self.strategy == "rotate" else 1)
+
+    def default_plan(self, modules: int, round: int) -> list[tuple[int, int]]:
+        """The plan of a round for "rotate" and "top": the same block for every group, candidate 0."""
+        return [(round if self.strategy == "rotate" else 0, 0)] * self.groups(modules)
+
+
+class BoostAdapter(nn.Module):
+    """The one submodule that an attached model gains: it holds v, so that trainers see a parameter and nothing else."""
+
+    def __init__(self, groups: int, u: int, device: torch.device | str = "cpu"):
+        super().__init__()
+        self.v = nn.Parameter(torch.zeros(groups, u, dtype=torch.float32, device=device))
+
+
+class TinyLoRA:
+    """The adapter of one round. `plan` overrides where each group looks; the basis must reach that far."""
+
+    def __init__(self, basis: SVDBasis, config: AdapterConfig, round: int = 0, plan: Plan | None = None):
+        self.config, self.round, self.names = config, round, list(basis)
+        self.plan = [tuple(pair) for pair in (plan or config.default_plan(len(basis), round))]
+        if len(self.plan) != config.groups(len(basis)):
+            raise BoostError(f"the plan has {len(self.plan)} entries, but there are {config.groups(len(basis))} groups")
+        self._check_reach(basis)
+        self._factors = {name: self._factor(basis, i) for i, name in enumerate(self.names)}
+        self._parameters = BoostAdapter(len(self.plan), config.u)
+        self._model: nn.Module | None = None
+        self._weights: Weights | None = None
+        self._live = True
+
+    @property
+    def v(self) -> nn.Parameter:
+        """The trainable numbers, (groups, u), fp32."""
+        return self._parameters.v
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers train: groups * u."""
+        return self.v.numel()
+
+    def group(self, index: int) -> int:
+        """The group of the index-th target module."""
+        return index // self.config.n_tie
+
+    def update(self) -> LowRankUpdate:
+        """dW of every target module at the present v, detached, as B = U_J diag(S_J) R (out, r) and A = Vh_J (r, in)."""
+        with torch.no_grad():
+            pairs = {}
+            for index, name in enumerate(self.names):
+                left, vh, p = self._factors[name]
+                pairs[name] = (left @ self._core(self.v[self.group(index)], p), vh.clone())
+            return LowRankUpdate(pairs)
+
+    def attach(self, model: nn.Module, weights: Weights | None = None) -> "TinyLoRA":
+        """Put the adapter on `model` and freeze everything else. At v = 0 no output bit changes.
+
+        weights: the run's W0 and merged update, from which `folded` recomputes; default: the model's present weights.
+        Parameter names stay plain; the model gains one submodule, `boost_adapter`.
+        """
+        if hasattr(model, "boost_adapter"):
+            raise ModelError("this model has an adapter attached already: detach it first")
+        modules = [model.get_submodule(name) for name in self.names]
+        self._move(modules[0].weight.device)
+        self._frozen = [(p, p.requires_grad) for p in model.parameters()]
+        for parameter, _ in self._frozen:
+            parameter.requires_grad_(False)
+        model.boost_adapter = self._parameters
+        self._hooks = [m.register_forward_hook(self._hook(i)) for i, m in enumerate(modules)]
+        self._model, self._weights = model, weights
+        return self
+
+    def detach(self) -> None:
+        """Take the adapter off: the model is as it was before `attach`."""
+        if self._model is None:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        for parameter, flag in self._frozen:
+            parameter.requires_grad_(flag)
+        del self._model.boost_adapter
+        self._model = self._weights = None
+
+    @contextmanager
+    def folded(self) -> Iterator[None]:
+        """Inside, the weights hold cast(W0 + merged + dW) and the live branch is off: the plain model's speed.
+
+        Leaving puts the untouched tensors back, so any number of cycles leaves the weights bit-identical.
+        """
+        if self._model is None:
+            raise BoostError("folded() needs an attached adapter: call attach(model) first")
+        self._weights = self._weights or Weights(self._model, self.names)
+        total = self._weights.update + self.update()
+        plain = {name: module.weight.data for name, module in self._weights.modules.items()}
+        self._live = False
+        try:
+            for name, module in self._weights.modules.items():
+                module.weight.data = self._weights.value(name, total)
+            yield
+        finally:
+            for name, module in self._weights.modules.items():
+                module.weight.data = plain[name]
+            self._live = True
+
+    def _hook(self, index: int):
+        name, group = self.names[index], self.group(index)
+
+        def add_branch(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            if not self._live:
+                return out
+            left, vh, p = self._factors[name]
+            with torch.autocast(out.device.type, enabled=False):
+                core = self._core(self.v[group], p)  # (r, r)
+                branch = ((args[0].float() @ vh.T) @ core.T) @ left.T  # (..., in) -> (..., r) -> (..., r) -> (..., out)
+                return (out + branch).to(out.dtype)
+
+        return add_branch
+
+    def _core(self, v: Tensor, p: Tensor) -> Tensor:
+        """R = sum_i v_i P_i, (r, r), from v (u,) and P (u, r, r)."""
+        return (v.view(-1, 1, 1) * p).sum(dim=0)
+
+    def _factor(self, basis: SVDBasis, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(U_J diag(S_J) (out, r), Vh_J (r, in), P (u, r, r)) of one module, fp32."""
+        r, (block, candidate), name = self.config.rank, self.plan[self.group(index)], self.names[index]
+        u, s, vh = basis[name]
+        span = slice(block * r, (block + 1) * r)
+        scale = s[span]
+        if self.config.scaling == "normalized":
+            scale = scale * (s[:r].mean() / scale.mean())
+        noise = philox("P", self.config.seed, self.round, candidate, name).standard_normal((self.config.u, r, r))
+        return u[:, span] * scale, vh[span].contiguous(), torch.from_numpy(noise / math.sqrt(r)).float()
+
+    def _check_reach(self, basis: SVDBasis) -> None:
+        need = (max(block for block, _ in self.plan) + 1) * self.config.rank
+        if need > basis.rank:
+            raise BoostError(
+                f"round {self.round} needs {need} singular directions, but the basis holds {basis.rank}: "
+                f"make it with rank >= {need} (rank * rounds)"
+            )
+
+    def _move(self, device: torch.device) -> None:
+        self._factors = {name: tuple(t.to(device) for t in f) for name, f in self._factors.items()}
+        self.v.data = self.v.data.to(device)

@@ -1,0 +1,177 @@
+"""The coordinate system of a run: the leading singular triplets of every target weight, computed once.
+
+    W0 = U diag(S) Vh        U (out, k), S (k,), Vh (k, in), k = rank, fp32        (BoostLoRA section 3; TinyLoRA section 3)
+
+Departures from a textbook SVD, and why:
+- The triplets come from an fp64 eigendecomposition of the smaller Gram matrix (W W^T or W^T W): several times faster
+  than a full SVD and exact to fp32 for the leading triplets; randomised SVD was measured 4.5% off and is not used.
+- Signs are fixed (the largest entry of every column of U is positive). They are arbitrary otherwise, and a flipped
+  sign would change what the adapter's R means.
+- The far-side vectors are computed `CHUNK` columns at a time, so that the first columns have the same bits whatever
+  the rank: a run may be continued for more rounds than its basis was first computed for.
+- On disk it is filed under a hash of the weights it belongs to; another model's basis cannot be picked up.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from boostlib.errors import ModelError
+from boostlib.stable import cache_dir as default_cache_dir
+from boostlib.stable import fingerprint_tensors
+
+log = logging.getLogger(__name__)
+
+CHUNK = 8  # columns per matrix product: a fixed shape keeps the bits independent of the rank
+VERSION = 1  # part of the cache key: raise it when the numbers change
+NOISE = 1e-6  # singular values below this share of the largest are noise, and so are their directions
+
+
+def target_modules(model: nn.Module, only: Sequence[str] | None = None) -> list[str]:
+    """Names of every linear layer of the blocks in model order; heads and embeddings are left out.
+
+    The blocks are what lies inside an `nn.ModuleList`, in Llama, Qwen, BERT and ESM alike. `only` keeps the names
+    that equal, or end in, one of its entries ("q_proj"). Raises ModelError where nothing is left.
+    """
+    lists = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
+    found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(lists)] if lists else []
+    if not found:
+        raise ModelError(f"{type(model).__name__} has no linear layers inside blocks (an nn.ModuleList): nothing to adapt")
+    for entry in only or ():
+        if not any(_matches(name, entry) for name in found):
+            kinds = sorted({name.rsplit(".", 1)[-1] for name in found})
+            raise ModelError(f"no target module {entry!r} in {type(model).__name__}; it has {', '.join(kinds)}")
+    return [name for name in found if only is None or any(_matches(name, entry) for entry in only)]
+
+
+class SVDBasis(Mapping[str, tuple[Tensor, Tensor, Tensor]]):
+    """Module name -> (U (out, k), S (k,), Vh (k, in)), fp32, in the model's module order."""
+
+    def __init__(self, triplets: Mapping[str, tuple[Tensor, Tensor, Tensor]]):
+        self._triplets = dict(triplets)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        rank: int = 40,
+        targets: Sequence[str] | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> "SVDBasis":
+        """The basis of `model`'s present weights, from the cache where it is there already.
+
+        rank: directions per weight; a run of T rounds of rank r needs r * T. cache_dir: default `<cache>/basis`.
+        Raises ModelError where a weight is smaller than `rank`, numerically of lower rank, or not finite.
+        """
+        weights = {name: model.get_submodule(name).weight.detach() for name in target_modules(model, targets)}
+        _check_shapes(weights, rank)
+        smallest = min(min(w.shape) for w in weights.values())
+        columns = min(-(-rank // CHUNK) * CHUNK, smallest)
+        key = fingerprint_tensors(weights)
+        folder = Path(cache_dir) if cache_dir is not None else default_cache_dir() / "basis"
+        path = folder / f"{key[:32]}-v{VERSION}-r{columns}.safetensors"
+        basis = cls._load(path, key)
+        if basis is None:
+            bar = tqdm(weights.items(), desc="basis", unit="weight", leave=False)
+            basis = cls({name: _triplets(weight, columns) for name, weight in bar})
+            basis._save(path, key)
+        basis._check_rank(rank)
+        return cls({name: (u[:, :rank], s[:rank], vh[:rank]) for name, (u, s, vh) in basis.items()})
+
+    @property
+    def rank(self) -> int:
+        """Directions held per weight."""
+        return min(s.shape[0] for _, s, _ in self.values())
+
+    def hash(self, rank: int) -> str:
+        """SHA-256 of the first `rank` directions of every weight: what a run of that total rank depends on."""
+        return fingerprint_tensors(
+            (f"{name}.{part}", tensor)
+            for name, (u, s, vh) in self.items()
+            for part, tensor in (("U", u[:, :rank]), ("S", s[:rank]), ("Vh", vh[:rank]))
+        )
+
+    def __getitem__(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
+        return self._triplets[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._triplets)
+
+    def __len__(self) -> int:
+        return len(self._triplets)
+
+    def _check_rank(self, rank: int) -> None:
+        for name, (_, s, _) in self.items():
+            if not s[rank - 1] > NOISE * s[0]:
+                good = int((s > NOISE * s[0]).sum())
+                raise ModelError(
+                    f"{name} has numerical rank {good}, fewer than the {rank} directions asked for: "
+                    f"use at most {good} (rank * rounds), or leave this module out with targets="
+                )
+
+    def _save(self, path: Path, key: str) -> None:
+        tensors = {
+            f"{name}.{part}": tensor.contiguous()
+            for name, triplet in self.items()
+            for part, tensor in zip(("U", "S", "Vh"), triplet, strict=True)
+        }
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+            os.close(handle)
+            save_file(tensors, temporary, metadata={"weights": key, "modules": "\n".join(self)})
+            os.replace(temporary, path)
+        except OSError as error:  # a full or read-only cache costs time, not the run
+            log.warning("basis not cached under %s: %s", path, error)
+
+    @classmethod
+    def _load(cls, path: Path, key: str) -> "SVDBasis | None":
+        try:
+            with safe_open(path, framework="pt") as file:
+                if file.metadata()["weights"] != key:
+                    return None
+                names = file.metadata()["modules"].split("\n")
+                return cls({n: tuple(file.get_tensor(f"{n}.{part}") for part in ("U", "S", "Vh")) for n in names})
+        except (FileNotFoundError, SafetensorError):  # not there, or cut short by a full disk: compute it anew
+            return None
+
+
+def _matches(name: str, entry: str) -> bool:
+    return name == entry or name.endswith(f".{entry}")
+
+
+def _check_shapes(weights: Mapping[str, Tensor], rank: int) -> None:
+    name, weight = min(weights.items(), key=lambda item: min(item[1].shape))
+    if rank < 1 or rank > min(weight.shape):
+        raise ModelError(
+            f"a basis of rank {rank} was asked for, but {name} is {tuple(weight.shape)}: "
+            f"rank * rounds must lie between 1 and {min(weight.shape)}"
+        )
+    broken = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
+    if broken:
+        raise ModelError(f"weights of {broken[0]} are not finite (NaN or infinity): reload the model from a good copy")
+
+
+def _triplets(weight: Tensor, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Leading (U, S, Vh) of one weight on the CPU in fp32; the work is done in fp64 on the weight's device."""
+    w = weight.double()  # (out, in)
+    tall = w.shape[0] > w.shape[1]
+    if tall:
+        w = w.T
+    _, vectors = torch.linalg.eigh(w @ w.T)  # ascending
+    near = vectors.flip(1)[:, :columns]  # (short side, k)
+    parts = [w.T @ chunk.contiguous() for chunk in near.split(CHUNK, dim=1)]
+    far = torch.cat(parts, dim=1)  # (long side, k), length of column i = S[i]
+    s = far.norm(dim=0)
+    far = far / s.clamp_min(torch.finfo(torch.float64).tiny)
+    u, v = (far, near) if tall else (near, far)
+    sign = u.gather(0, u.abs().argmax(dim=0, keepdim=True)).sign()  # (1, k)
+    return tuple(t.float().cpu().contiguous() for t in (u * sign, s, (v * sign).T))

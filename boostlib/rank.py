@@ -1,0 +1,42 @@
+"""How many directions an update really uses, measured from its thin factors.
+
+An update dW = B A with B (out, k) and A (k, in) has at most k non-zero singular values, and they are those of the
+k x k matrix R_B R_A^T of the two QR decompositions B = Q_B R_B, A^T = Q_A R_A. Nothing here ever forms dW, and nothing
+is read off W_T - W_0: in bf16 that difference holds rounding noise of full rank (see `fold_retention`).
+
+Definitions (the BoostLoRA paper plots a rank without defining it; these are ours):
+- epsilon rank: singular values above eps times the largest;
+- effective rank: exp of the entropy of the normalised singular values (Roy & Vetterli, EUSIPCO 2007);
+- overlap of two row spaces: mean squared cosine of their principal angles, 0 = orthogonal, 1 = contained.
+"""
+
+import torch
+from torch import Tensor
+
+
+def singular_values(B: Tensor, A: Tensor) -> Tensor:
+    """Singular values of B @ A, descending, fp64, (min(k, out, in),). B (out, k), A (k, in), any float dtype."""
+    r_b = torch.linalg.qr(B.double(), mode="r").R  # (min(out, k), k)
+    r_a = torch.linalg.qr(A.double().T, mode="r").R  # (min(in, k), k)
+    return torch.linalg.svdvals(r_b @ r_a.T)
+
+
+def epsilon_rank(B: Tensor, A: Tensor, eps: float = 1e-3) -> int:
+    """Number of singular values of B @ A above eps times the largest; 0 for a zero update. The exact rank: eps=1e-6."""
+    s = singular_values(B, A)
+    return int((s > eps * s[0]).sum()) if s.numel() and s[0] > 0 else 0
+
+
+def effective_rank(B: Tensor, A: Tensor) -> float:
+    """exp(-sum p log p), p = s / sum(s): between 1 and the rank; 0 for a zero update."""
+    s = singular_values(B, A)
+    if not s.numel() or s[0] == 0:
+        return 0.0
+    p = s[s > 0] / s.sum()
+    return float(torch.exp(-(p * p.log()).sum()))
+
+
+def subspace_overlap(A1: Tensor, A2: Tensor) -> float:
+    """Mean squared cosine of the principal angles between the row spaces of A1 (k1, in) and A2 (k2, in)."""
+    q1, q2 = torch.linalg.qr(A1.double().T).Q, torch.linalg.qr(A2.double().T).Q
+    return float((q1.T @ q2).square().sum() / min(A1.shape[0], A2.shape[0]))

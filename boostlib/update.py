@@ -1,0 +1,106 @@
+"""What training adds to a model: a low-rank update per weight, kept as thin fp32 factors and never as a difference.
+
+    W_t = cast(W0 + sum_i B_i A_i)        B_i (out, k_i), A_i (k_i, in) fp32, W0 in the model's dtype
+
+The sum is taken in fp32 over the concatenated factors, starting from W0 every time. Nothing is added to bf16 weights
+and nothing is unmerged by subtraction: in-place merging in bf16 loses most of a small update and drifts over cycles.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+class LowRankUpdate(Mapping[str, tuple[Tensor, Tensor]]):
+    """Module name -> (B (out, k), A (k, in)), fp32; the update of that weight is B @ A."""
+
+    def __init__(self, factors: Mapping[str, tuple[Tensor, Tensor]] | None = None):
+        self._factors = dict(factors or {})
+
+    def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
+        return self._factors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._factors)
+
+    def __len__(self) -> int:
+        return len(self._factors)
+
+    def __add__(self, other: "LowRankUpdate") -> "LowRankUpdate":
+        """Both updates: factors side by side, so ranks add up to k1 + k2 and no number is rounded."""
+        joined = dict(self)
+        for name, (b, a) in other.items():
+            if name in joined:
+                b = torch.cat([joined[name][0], b], dim=1)
+                a = torch.cat([joined[name][1], a], dim=0)
+            joined[name] = (b, a)
+        return LowRankUpdate(joined)
+
+    def norm(self) -> float:
+        """Frobenius norm over all weights together, in fp64 from the factors: |BA|^2 = <B^T B, A A^T>."""
+        squares = (((b.double().T @ b.double()) * (a.double() @ a.double().T)).sum() for b, a in self.values())
+        return float(sum(float(square) for square in squares)) ** 0.5
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file with `<module>.B` and `<module>.A`."""
+        parts = {f"{name}.{part}": t for name, ba in self.items() for part, t in zip("BA", ba, strict=True)}
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in parts.items()}, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LowRankUpdate":
+        """Reads what `save` wrote."""
+        tensors = load_file(path)
+        names = dict.fromkeys(key.rsplit(".", 1)[0] for key in tensors)
+        return cls({name: (tensors[f"{name}.B"], tensors[f"{name}.A"]) for name in names})
+
+
+class Weights:
+    """W0 of a model's target weights, the update merged so far, and the writing of W0 + update into the model.
+
+    Holds one copy of W0 on `device` (default: where the weights are). Take it while the model holds W0.
+    """
+
+    def __init__(self, model: nn.Module, names: list[str], device: str | torch.device | None = None):
+        self.modules = {name: model.get_submodule(name) for name in names}
+        self.w0 = {n: m.weight.detach().to(device or m.weight.device, copy=True) for n, m in self.modules.items()}
+        self.update = LowRankUpdate()
+
+    @torch.no_grad()
+    def value(self, name: str, update: LowRankUpdate) -> Tensor:
+        """cast(W0 + B @ A) of one weight, on the device and in the dtype of the model. (out, in)"""
+        weight = self.modules[name].weight
+        w0 = self.w0[name].to(weight.device)
+        if name not in update:
+            return w0.clone()
+        b, a = (factor.to(weight.device) for factor in update[name])
+        return torch.addmm(w0.float(), b, a).to(weight.dtype)
+
+    @torch.no_grad()
+    def set(self, update: LowRankUpdate) -> None:
+        """Write W0 + update into the model; this is merging, and rollback too."""
+        for name, module in self.modules.items():
+            module.weight.copy_(self.value(name, update))
+        self.update = update
+
+    @torch.no_grad()
+    def merge(self, update: LowRankUpdate) -> float:
+        """Merge one more round; returns `fold_retention`, the share of it that survived the cast to the model's dtype.
+
+        fold_retention = <cast(W_t) - cast(W_t-1), dW> / |dW|^2, summed over weights: 1 in fp32, less where W0's dtype
+        is too coarse for the step. 1.0 for a zero update.
+        """
+        total = self.update + update
+        kept, size = 0.0, 0.0
+        for name, module in self.modules.items():
+            new = self.value(name, total)
+            if name in update:
+                b, a = (factor.to(new.device) for factor in update[name])
+                delta = b @ a
+                kept += float(((new.float() - module.weight.float()) * delta).sum(dtype=torch.float64))
+                size += float(delta.square().sum(dtype=torch.float64))
+            module.weight.copy_(new)
+        self.update = total
+        return kept / size if size else 1.0

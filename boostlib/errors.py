@@ -1,5 +1,10 @@
 """Errors that a user can act on: each message names the offending value and the remedy."""
 
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
 
 class BoostError(Exception):
     """Base of every error that boostlib raises on purpose. The command line prints it without a traceback."""
@@ -23,3 +28,18 @@ class LedgerError(RunError):
 
 class TrainingError(BoostError):
     """Training that went wrong: NaN, out of memory, a trainable number that is not fp32."""
+
+
+@contextlib.contextmanager
+def explain_oom(setting: str, value: object) -> Iterator[None]:
+    """Turns an out-of-memory error, on GPU or CPU, into one that names the setting to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in text:
+            raise
+        raise TrainingError(
+            f"out of memory: lower {setting}, now {value}. Kernels of other notebooks may hold memory on this device "
+            f"too: shut them down. ({text.splitlines()[0] if text else type(error).__name__})"
+        ) from error

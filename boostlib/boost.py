@@ -1,0 +1,188 @@
+"""BoostLoRA (arXiv 2604.27308, algorithm 1): grow an update of high rank from adapters of a few numbers each.
+
+    repeat for t in rounds:
+      1 evaluate the current model on the whole training set
+      2 failures = the examples it gets wrong
+      3 train a fresh adapter, in the t-th block of singular directions, on the failures only
+      4 merge it into the weights and discard it
+
+Step 1 of a round is the evaluation that closed the round before it. Departures: a round that could learn nothing is
+recorded with its reason and merges nothing; every round is on disk before the next begins, so a run can be stopped at
+any instant and continued by the same call.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+from tqdm.auto import tqdm
+
+from boostlib.adapter import TinyLoRA
+from boostlib.evaluate import Result, evaluate
+from boostlib.grpo import Training
+from boostlib.rounds import Base, Round, Scores, pack_bits
+from boostlib.run import BoostConfig, Run, open_run
+from boostlib.stable import stable_seed
+from boostlib.tasks.base import Example, Task
+
+
+def boost(
+    model: nn.Module,
+    tokenizer,
+    task: Task,
+    trainer,
+    config: BoostConfig | None = None,
+    run_dir: str | Path = "runs/boost",
+    progress: bool = True,
+) -> Run:
+    """Boost `model` in place for `config.rounds` rounds, recording them in `run_dir`; continues what is there.
+
+    trainer: anything with `settings()` and `train(model, tokenizer, task, examples, adapter, seed, on_step)`, such as
+    GRPO. Raises RunError where run_dir holds another run. Ctrl-C leaves a run that the same call continues.
+    """
+    config = config or BoostConfig()
+    with open_run(model, task, trainer, config, run_dir) as run:
+        bar = tqdm(total=config.rounds, desc="rounds", unit="round", initial=len(run.rounds), disable=not progress)
+        try:
+            if run.base is None:
+                _record_base(run, tokenizer, task, bar)
+            for t in range(len(run.rounds), config.rounds):
+                failures = run.ledger.failures_after(t)  # 1 and 2
+                if not failures:
+                    bar.write("nothing is answered wrongly any more: no failures left to train on")
+                    break
+                adapter = TinyLoRA(run.basis, config.adapter, t)
+                trained = _train(run, tokenizer, task, trainer, failures, adapter, bar)  # 3
+                _merge_and_record(run, tokenizer, task, failures, adapter, trained, bar)  # 4
+                bar.update()
+        except KeyboardInterrupt:
+            bar.write(f"stopped after {len(run.rounds)} of {config.rounds} rounds: the same call continues {run.dir}")
+            raise
+        finally:
+            bar.close()
+    return run
+
+
+def _train(run: Run, tokenizer, task: Task, trainer, failures: list[str], adapter: TinyLoRA, bar) -> Training:
+    """Train the adapter on the failures, or take up what a killed process had trained already."""
+    index, start = adapter.round, time.perf_counter()
+    recorded = run.ledger.load_v(index)
+    if recorded is not None:
+        adapter.v.data.copy_(recorded[0])
+        return Training(**recorded[1])
+
+    def show(step: dict) -> None:
+        bar.set_postfix(round=index, failures=len(failures), step=f"{step['step']}/{step['of']}", reward=step["reward"])
+
+    bar.set_postfix(round=index, failures=len(failures))
+    adapter.attach(run.model, run.weights)
+    try:
+        examples = _pick(task.split("train"), failures)
+        trained = trainer.train(
+            run.model, tokenizer, task, examples, adapter, seed=_round_seed(run, index), on_step=show
+        )
+    finally:
+        adapter.detach()
+    trained.seconds = time.perf_counter() - start
+    run.ledger.save_v(index, adapter.v, vars(trained))
+    return trained
+
+
+def _merge_and_record(run: Run, tokenizer, task, failures: list[str], adapter: TinyLoRA, trained: Training, bar) -> None:
+    """Merge (unless nothing was learned), evaluate, and write the round's line: after it the round exists."""
+    last = run.rounds[-1] if run.rounds else run.base
+    start = time.perf_counter()
+    update = adapter.update()
+    retention = 1.0 if trained.skipped else run.weights.merge(update)
+    merged = time.perf_counter()
+    scores = _unchanged(last, failures) if trained.skipped else _evaluate(run, tokenizer, task)
+    failing, before = set(scores["failures"]), set(failures)
+    row = Round(
+        index=adapter.round,
+        failures=failures,
+        num_parameters=adapter.num_parameters,
+        degrees_of_freedom=adapter.config.degrees_of_freedom(len(run.basis)),
+        plan=adapter.plan,
+        adapter_norm=update.norm(),
+        update_norm=run.update.norm(),
+        fold_retention=retention,
+        train_accuracy=scores["train_accuracy"],
+        train_strict=scores["train_strict"],
+        metrics=scores["metrics"],
+        fixed=[id for id in failures if id not in failing],
+        broken=[id for id in scores["failures"] if id not in before],
+        steps=trained.steps,
+        seconds={
+            "train": round(trained.seconds, 2),
+            "merge": round(merged - start, 2),
+            "evaluate": round(time.perf_counter() - merged, 2),
+        },
+        tokens=trained.tokens,
+        rewards=trained.rewards,
+        signal=trained.signal,
+        seed=_round_seed(run, adapter.round),
+        v_sha256=run.ledger.v_sha256(adapter.round),
+        weights_fingerprint=last.weights_fingerprint if trained.skipped else run.fingerprint(),
+        skipped=trained.skipped,
+        samples=trained.samples,
+    )
+    run.ledger.append(row)
+    _tell(bar, row)
+
+
+def _record_base(run: Run, tokenizer, task: Task, bar) -> None:
+    start = time.perf_counter()
+    bar.set_postfix_str("evaluating the untrained model")
+    scores = _evaluate(run, tokenizer, task)
+    seconds = round(time.perf_counter() - start, 2)
+    run.ledger.append(Base(**scores, weights_fingerprint=run.fingerprint(), seconds=seconds))
+
+
+def _evaluate(run: Run, tokenizer, task: Task) -> dict:
+    """The whole training set and every held-out split."""
+    results = {
+        split: evaluate(run.model, tokenizer, task, split, run.config.batch_size)
+        for split in ("train", *run.config.held_out)
+    }
+    train: Result = results.pop("train")
+    return {
+        "failures": train.failures,
+        "train_accuracy": train.accuracy,
+        "train_strict": train.strict_accuracy,
+        "metrics": {split: Scores(r.accuracy, r.strict_accuracy, pack_bits(r.correct)) for split, r in results.items()},
+    }
+
+
+def _unchanged(last: Base | Round, failures: list[str]) -> dict:
+    """A skipped round changed no weight: the scores are the last ones."""
+    return {
+        "failures": failures,
+        "train_accuracy": last.train_accuracy,
+        "train_strict": last.train_strict,
+        "metrics": last.metrics,
+    }
+
+
+def _pick(examples: Sequence[Example], ids: list[str]) -> list[Example]:
+    wanted = set(ids)
+    return [example for example in examples if example.id in wanted]
+
+
+def _round_seed(run: Run, index: int) -> int:
+    return stable_seed(run.config.seed, "train", index) % 2**31
+
+
+def _tell(bar, row: Round) -> None:
+    if row.skipped:
+        bar.write(f"round {row.index} skipped: {row.skipped}")
+    elif row.fold_retention < 0.9:
+        bar.write(
+            f"round {row.index}: only {row.fold_retention:.0%} of the update survived the cast to the model's dtype; "
+            'load the model with dtype="float32", or train with a higher learning rate'
+        )
+    held_out = " ".join(f"{name} {scores.accuracy:.3f}" for name, scores in row.metrics.items())
+    bar.write(
+        f"round {row.index}: {len(row.failures)} failures, fixed {len(row.fixed)}, broken {len(row.broken)}, "
+        f"train {row.train_accuracy:.3f} {held_out}"
+    )

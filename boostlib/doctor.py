@@ -1,0 +1,120 @@
+"""What this machine can do: one row each of (what, value, advice), the advice empty where nothing is wrong.
+
+Nothing is downloaded or changed. The hub gets one request, with two seconds to answer; HF_HUB_OFFLINE is honoured.
+"""
+
+import os
+import platform
+import shutil
+import threading
+import urllib.request
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+import torch
+from huggingface_hub import constants
+
+from boostlib.embedded import FETCH, embedded_models
+from boostlib.models import default_device, default_dtype
+from boostlib.stable import cache_dir
+
+GB = 1e9
+Row = tuple[str, str, str]
+
+
+def doctor() -> list[Row]:
+    """(what, value, advice) for everything that decides how boostlib runs here."""
+    return [*_versions(), *_device(), *_host(), *_models(), _hub(), *_caches()]
+
+
+def print_doctor() -> None:
+    """Prints `doctor()` as an aligned table, each advice on a line of its own."""
+    rows = doctor()
+    width = max(len(what) for what, _, _ in rows)
+    for what, value, advice in rows:
+        print(f"{what:<{width}}  {value}")
+        if advice:
+            print(f"{'':<{width}}  -> {advice}")
+
+
+def _versions() -> list[Row]:
+    packages = ("boostlib", "torch", "transformers", "trl", "peft")
+    vllm = _version("vllm")
+    return [
+        ("python", platform.python_version(), ""),
+        *((package, _version(package), "") for package in packages),
+        ("vllm", vllm, "optional: faster rollouts on a GPU" if vllm == "not installed" else ""),
+    ]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _device() -> list[Row]:
+    device = default_device()
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        value = f"{torch.cuda.get_device_name(device)}, {free / GB:.1f} of {total / GB:.1f} GB free"
+        advice = "other notebooks' kernels may hold the rest: shut them down" if free < total / 2 else ""
+    else:
+        value = "cpu"
+        advice = "a GPU is there, but this torch is built without CUDA" if shutil.which("nvidia-smi") else ""
+    fast = default_dtype(device) is torch.bfloat16
+    return [("device", value, advice), ("bf16", "fast" if fast else "slow here: models load in fp32", "")]
+
+
+def _host() -> list[Row]:
+    memory = psutil.virtual_memory()
+    folder = cache_dir()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    return [
+        ("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads", ""),
+        ("memory", f"{memory.available / GB:.1f} of {memory.total / GB:.1f} GB free", ""),
+        ("disk", f"{free / GB:.1f} GB free at {folder}", "free some, or move it with BOOSTLIB_CACHE" if free < GB else ""),
+    ]
+
+
+def _models() -> list[Row]:
+    advice = {"not installed": f"run `{FETCH}`", "installed": "converted at first use, about 20 s", "converted": ""}
+    return [(f"model {name}", state, advice[state]) for name, state in embedded_models().items()]
+
+
+def _hub() -> Row:
+    if constants.HF_HUB_OFFLINE:
+        return "hub", "offline: HF_HUB_OFFLINE is set", ""
+    if _answers(constants.ENDPOINT, seconds=2):
+        return "hub", f"{constants.ENDPOINT} answers", ""
+    return "hub", f"{constants.ENDPOINT} does not answer", "set HF_HUB_OFFLINE=1 to skip the waiting; the demo needs no hub"
+
+
+def _answers(url: str, seconds: float) -> bool:
+    """Whether anything answers at `url`; in a thread, since looking up a name has no timeout of its own."""
+    answers = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
+            answers.append(True)
+        except OSError as error:
+            answers.append(isinstance(error, urllib.error.HTTPError))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return any(answers)
+
+
+def _caches() -> list[Row]:
+    folders = sorted(path for path in cache_dir().glob("*") if path.is_dir())
+    hub = Path(constants.HF_HUB_CACHE)
+    return [(f"cache {path.name}", f"{_size(path) / GB:.2f} GB in {path}", "") for path in [*folders, hub] if path.is_dir()]
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

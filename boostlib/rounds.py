@@ -1,0 +1,84 @@
+"""What a ledger holds: scores, the untrained model's line, and a round's line."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass
+class Scores:
+    """One evaluation of one split: accuracies, and who was right as packed bits in hexadecimal."""
+
+    accuracy: float
+    strict: float
+    correct: str
+
+    @property
+    def n(self) -> int:
+        """Number of examples, of which `correct` holds one bit each after a sentinel bit."""
+        return int(self.correct, 16).bit_length() - 1
+
+    def bits(self) -> list[bool]:
+        """(n,) who was right, in the order of the split."""
+        return [c == "1" for c in f"{int(self.correct, 16):b}"[1:]]
+
+
+def pack_bits(correct) -> str:
+    """Booleans as hexadecimal digits behind a sentinel 1, so that leading zeros survive."""
+    return f"{int('1' + ''.join('1' if c else '0' for c in correct), 2):x}"
+
+
+@dataclass
+class Base:
+    """Line 1 of a ledger: the untrained model."""
+
+    failures: list[str]
+    train_accuracy: float
+    train_strict: float
+    metrics: dict[str, Scores]
+    weights_fingerprint: str
+    seconds: float
+
+
+@dataclass
+class Round:
+    """One round. Accuracies and metrics are those after merging; `failures` are the ids it was trained on."""
+
+    index: int
+    failures: list[str]
+    num_parameters: int
+    degrees_of_freedom: int
+    plan: list[tuple[int, int]]
+    adapter_norm: float  # |dW| of this round, Frobenius over all weights
+    update_norm: float  # |sum of dW| so far
+    fold_retention: float
+    train_accuracy: float
+    train_strict: float
+    metrics: dict[str, Scores]
+    fixed: list[str]
+    broken: list[str]
+    steps: int
+    seconds: dict[str, float]  # train, merge, evaluate
+    tokens: int
+    rewards: list[float]
+    signal: list[float]
+    seed: int
+    v_sha256: str  # of the round's file; empty for a skipped round
+    weights_fingerprint: str
+    skipped: str = ""  # why nothing was merged
+    samples: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def merged(self) -> bool:
+        """Whether this round changed the weights."""
+        return not self.skipped
+
+
+def restore(kind: type, row: dict[str, Any]):
+    """A Base or Round from its JSON form; keys that this version does not know are left out."""
+    known = {f.name for f in fields(kind)}
+    row = {key: value for key, value in row.items() if key in known}
+    row["metrics"] = {name: Scores(**scores) for name, scores in row["metrics"].items()}
+    if "plan" in row:
+        row["plan"] = [tuple(pair) for pair in row["plan"]]
+    return kind(**row)

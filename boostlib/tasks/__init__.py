@@ -1,0 +1,47 @@
+"""Tasks: data, prompt, extraction and score of one data set, a file each. See `base.py` for what they share."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from boostlib.errors import BoostError
+from boostlib.tasks.arithmetic import Arithmetic
+from boostlib.tasks.base import Example, Score, SplitTask, Task
+from boostlib.tasks.gsm8k import GSM8K
+from boostlib.tasks.math500 import Math500
+from boostlib.tasks.word_problems import WordProblems
+
+__all__ = ["TASKS", "Example", "Score", "SplitTask", "Task", "load_task"]
+
+TASKS: dict[str, type[SplitTask]] = {
+    "arithmetic": Arithmetic,
+    "word_problems": WordProblems,
+    "gsm8k": GSM8K,
+    "math500": Math500,
+}
+
+
+def load_task(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    limits: Mapping[str, int] | None = None,
+    **settings: Any,
+) -> SplitTask:
+    """The task `name` with its `settings`, which are the fields of its class, e.g. `load_task("arithmetic", seed=1)`.
+
+    `data_dir` is the folder of data files (see `rows.py`); generated tasks need none. `limits={"train": 500}` keeps a
+    fixed random sample of a split.
+
+    Raises BoostError for an unknown task or setting, listing the known ones, or a value out of range; DataError for a
+    limit on a split that is not there.
+    """
+    if name not in TASKS:
+        raise BoostError(f"unknown task '{name}'; known: {', '.join(TASKS)}")
+    task = TASKS[name]
+    known = [field.name for field in fields(task) if field.init and field.name not in ("limits", "data_dir")]
+    unknown = [setting for setting in settings if setting not in known]
+    if unknown:
+        raise BoostError(f"{name} has no setting '{unknown[0]}'; its settings: {', '.join(sorted(known))}")
+    folder = {"data_dir": data_dir} if any(field.name == "data_dir" for field in fields(task)) else {}
+    return task(limits=dict(limits or {}), **folder, **settings)

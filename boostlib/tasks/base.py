@@ -1,0 +1,145 @@
+"""What a task is, and what all tasks share.
+
+A task is named splits of examples, and a scorer. One scorer serves the reward in training, the choice of failures and
+the evaluation, so that a gain can never be a difference between two extractors:
+
+    correct   the extracted answer equals the gold one, however it was given: failures and reward use this
+    strict    correct, and given in the format that the prompt asked for: reported beside it
+
+`strict` implies `correct`. A gain in `correct` without one in `strict`, or the reverse, is about format.
+
+Each task is a frozen dataclass. Its fields are its settings, and every field takes part in the identity of a run
+except those declared with `compare=False` (paths).
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Protocol
+
+from boostlib.errors import BoostError, DataError
+from boostlib.stable import philox, stable_seed
+
+Prompt = str | list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One problem. `prompt` is raw text, or chat messages; `kind` groups examples in reports; `id` names one split's."""
+
+    id: str
+    prompt: Prompt
+    answer: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a completion is worth: `correct` (lenient) and `strict` (correct in the format that was asked for)."""
+
+    correct: bool
+    strict: bool
+
+
+class Task(Protocol):
+    """What evaluation and trainers need of a task; subclasses of `SplitTask` have it."""
+
+    name: str
+    max_new_tokens: int
+
+    @property
+    def splits(self) -> tuple[str, ...]: ...
+
+    def split(self, name: str) -> list[Example]: ...
+
+    def score(self, completion: str, example: Example) -> Score: ...
+
+    def settings(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitTask:
+    """Base of the tasks here: checks and cuts what `load_split` gives.
+
+    `limits` maps a split to the most examples it keeps, as in `limits={"train": 500}`: see `cut`.
+    A subclass sets `name`, `splits`, a default for `max_new_tokens`, and defines `load_split` and `score`.
+
+    Raises BoostError for a setting that is not of its type, and DataError for a limit on a split that is not there.
+    """
+
+    name: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]]
+    max_new_tokens: int
+    limits: Mapping[str, int] = field(default_factory=dict)
+    _loaded: dict[str, list[Example]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._require_count("max_new_tokens", self.max_new_tokens, least=1)
+        for split, most in self.limits.items():
+            self._require_split(split)
+            self._require_count(f"limits[{split!r}]", most, least=1)
+
+    def load_split(self, name: str) -> list[Example]:
+        raise NotImplementedError
+
+    def score(self, completion: str, example: Example) -> Score:
+        raise NotImplementedError
+
+    def split(self, name: str) -> list[Example]:
+        """The examples of split `name`, always in the same order.
+
+        Raises DataError: no such split, data that cannot be found or read, an id that occurs twice.
+        """
+        self._require_split(name)
+        if name not in self._loaded:
+            examples = require_unique_ids(self.load_split(name), f"{self.name}, split '{name}'")
+            self._loaded[name] = cut(examples, self.limits.get(name), self.name, name)
+        return list(self._loaded[name])
+
+    def settings(self) -> dict[str, Any]:
+        """Plain JSON of all that defines the task: part of the identity of a run."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        return json.loads(json.dumps({"name": self.name, **values}, default=dict))
+
+    def _require_split(self, name: str) -> None:
+        if name not in self.splits:
+            raise DataError(f"{self.name} has no split '{name}'; its splits: {', '.join(self.splits)}")
+
+    def _require_count(self, option: str, value: Any, least: int = 0) -> None:
+        if type(value) is not int or value < least:
+            raise BoostError(f"{self.name}: {option} must be a whole number of at least {least}, not {value!r}")
+
+
+def require_unique_ids(examples: Sequence[Example], where: str) -> list[Example]:
+    """`examples` as a list. Raises DataError, naming the id, where two share one: failures are recorded by id."""
+    seen: set[str] = set()
+    for example in examples:
+        if example.id in seen:
+            raise DataError(f"{where}: the id '{example.id}' occurs twice; every example needs an id of its own")
+        seen.add(example.id)
+    return list(examples)
+
+
+def cut(examples: list[Example], most: int | None, *key: str) -> list[Example]:
+    """At most `most` examples: a random sample that depends on `key` alone, in their first order.
+
+    The sample of 100 is part of the sample of 500. A limit above the size keeps all.
+    """
+    if most is None or most >= len(examples):
+        return examples
+    chosen = philox("limit", *key).permutation(len(examples))[:most]
+    return [examples[i] for i in sorted(chosen)]
+
+
+def held_out(examples: Iterable[Example], size: int) -> tuple[list[Example], list[Example]]:
+    """(the rest, the `size` held-out ones), each in order, chosen by a hash of the prompt: equal on every machine.
+
+    Raises DataError where nothing would be left to train on.
+    """
+    examples = list(examples)
+    if size >= len(examples):
+        raise DataError(f"dev={size} leaves nothing to train on: the training file has {len(examples)} examples")
+    ranks = [stable_seed("dev", json.dumps(example.prompt), bits=64) for example in examples]
+    chosen = set(sorted(range(len(examples)), key=lambda i: (ranks[i], i))[:size])
+    rest = [example for i, example in enumerate(examples) if i not in chosen]
+    return rest, [example for i, example in enumerate(examples) if i in chosen]

@@ -1,0 +1,109 @@
+"""Finding and reading data sets: a folder of jsonl files, or the hub.
+
+Order: the folder given as `data_dir`, else the folder that the environment variable BOOSTLIB_DATA names, as
+`FOLDER/gsm8k/train.jsonl`; where it has no such file, the hub through `datasets.load_dataset`.
+A line of `gsm8k/train.jsonl`, shortened:
+
+    {"question": "Natalia sold clips to 48 of her friends in April, and ...", "answer": "Natalia sold ...\\n#### 72"}
+
+Every row is checked as it is read: a training run must not find out after an hour that a field was missing.
+"""
+
+import gzip
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boostlib.errors import DataError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one split's rows are: `file` inside a data folder, or `split` of the hub's `hub_id`, one part per config."""
+
+    file: str
+    hub_id: str
+    split: str
+    configs: tuple[str, ...] = ()
+
+
+def load_rows(source: Source, fields: Sequence[str], data_dir: str | os.PathLike | None = None) -> list[Row]:
+    """The rows of `source`, each with every one of `fields` as a non-empty text.
+
+    Raises DataError: a `data_dir` or BOOSTLIB_DATA that is no folder, neither file nor hub, a malformed or empty file.
+    """
+    folder = data_folder(data_dir)
+    if folder is not None and (folder / source.file).is_file():
+        return read_jsonl(folder / source.file, fields)
+    rows = _from_hub(source, folder)
+    for number, row in enumerate(rows, 1):
+        _check_row(row, fields, f"{source.hub_id}, split '{source.split}', row {number}")
+    return rows
+
+
+def data_folder(data_dir: str | os.PathLike | None = None) -> Path | None:
+    """`data_dir`, else what BOOSTLIB_DATA names, else None. Raises DataError where that is no folder."""
+    origin = "data_dir" if data_dir else "BOOSTLIB_DATA"
+    given = data_dir or os.environ.get("BOOSTLIB_DATA")
+    if given and not Path(given).is_dir():
+        raise DataError(f"{origin} is '{given}', which is not a folder; name one that holds e.g. gsm8k/train.jsonl")
+    return Path(given) if given else None
+
+
+def read_jsonl(path: str | os.PathLike, fields: Sequence[str] = ()) -> list[Row]:
+    """One JSON object a line (blank lines are skipped), gunzipped when the name ends in `.gz`.
+
+    Raises DataError naming the file, and the line where there is one: unreadable, empty, not JSON, not an object, or
+    one of `fields` is missing or not a non-empty text.
+    """
+    path = Path(path)
+    rows = []
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    rows.append(_check_row(_parse(line, f"{path}, line {number}"), fields, f"{path}, line {number}"))
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read after {len(rows)} rows: {error}") from error
+    if not rows:
+        raise DataError(f"{path} is empty: it should hold one JSON object a line")
+    return rows
+
+
+def _parse(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}: {line.strip()[:60]!r}") from error
+
+
+def _check_row(row: Any, fields: Sequence[str], where: str) -> Row:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a JSON object is expected, not a {type(row).__name__}")
+    for name in fields:
+        if name not in row:
+            raise DataError(f"{where}: the field '{name}' is missing; fields found: {', '.join(row) or 'none'}")
+        if not isinstance(row[name], str) or not row[name].strip():
+            raise DataError(f"{where}: the field '{name}' should be a non-empty text, not {row[name]!r}")
+    return row
+
+
+def _from_hub(source: Source, folder: Path | None) -> list[Row]:
+    from datasets import load_dataset  # a slow import, not needed for a folder
+
+    try:
+        parts = [load_dataset(source.hub_id, config, split=source.split) for config in source.configs or (None,)]
+    except Exception as error:  # the hub client raises dozens of types: all mean that there is no such data here
+        looked = f"'{folder / source.file}' does not exist" if folder else "BOOSTLIB_DATA is not set"
+        raise DataError(
+            f"no data for {source.file}: {looked}, and the hub gave no '{source.hub_id}' "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}). "
+            f"Either set BOOSTLIB_DATA (or data_dir) to a folder that holds {source.file}, or allow network access to "
+            f"huggingface.co (HF_HUB_OFFLINE unset, HF_ENDPOINT for a mirror)."
+        ) from error
+    return [dict(row) for part in parts for row in part]

@@ -117,13 +117,14 @@ class TinyLoRA:
         return index // self.config.n_tie
 
     def update(self) -> LowRankUpdate:
-        """dW of every target module at the present v, detached, as B = U_J diag(S_J) R (out, r) and A = Vh_J (r, in)."""
-        with torch.no_grad():
-            pairs = {}
-            for index, name in enumerate(self.names):
-                left, vh, p = self._factors[name]
-                pairs[name] = (left @ self._core(self.v[self.group(index)], p), vh.clone())
-            return LowRankUpdate(pairs)
+        """dW of every target module at the present v, detached, as B = U_J diag(S_J) R (out, r) and A = Vh_J (r, in).
+
+        Computed on the CPU whatever the device, so that a replay finds the same bits.
+        """
+        v, pairs = self.v.detach().cpu(), {}
+        for index, (name, (left, vh, p)) in enumerate(self._factors.items()):
+            pairs[name] = (left @ self._core(v[self.group(index)], p), vh)
+        return LowRankUpdate(pairs)
 
     def attach(self, model: nn.Module, weights: Weights | None = None) -> "TinyLoRA":
         """Put the adapter on `model` and freeze everything else. At v = 0 no output bit changes.
@@ -134,7 +135,9 @@ class TinyLoRA:
         if hasattr(model, "boost_adapter"):
             raise ModelError("this model has an adapter attached already: detach it first")
         modules = [model.get_submodule(name) for name in self.names]
-        self._move(modules[0].weight.device)
+        device = modules[0].weight.device
+        self.v.data = self.v.data.to(device)
+        self._on_device = {name: tuple(t.to(device) for t in parts) for name, parts in self._factors.items()}
         self._frozen = [(p, p.requires_grad) for p in model.parameters()]
         for parameter, _ in self._frozen:
             parameter.requires_grad_(False)
@@ -176,12 +179,11 @@ class TinyLoRA:
             self._live = True
 
     def _hook(self, index: int):
-        name, group = self.names[index], self.group(index)
+        (left, vh, p), group = self._on_device[self.names[index]], self.group(index)
 
         def add_branch(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
             if not self._live:
                 return out
-            left, vh, p = self._factors[name]
             with torch.autocast(out.device.type, enabled=False):
                 core = self._core(self.v[group], p)  # (r, r)
                 branch = ((args[0].float() @ vh.T) @ core.T) @ left.T  # (..., in) -> (..., r) -> (..., r) -> (..., out)
@@ -211,7 +213,3 @@ class TinyLoRA:
                 f"round {self.round} needs {need} singular directions, but the basis holds {basis.rank}: "
                 f"make it with rank >= {need} (rank * rounds)"
             )
-
-    def _move(self, device: torch.device) -> None:
-        self._factors = {name: tuple(t.to(device) for t in f) for name, f in self._factors.items()}
-        self.v.data = self.v.data.to(device)

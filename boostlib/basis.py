@@ -1,6 +1,6 @@
 """The coordinate system of a run: the leading singular triplets of every target weight, computed once.
 
-    W0 = U diag(S) Vh        U (out, k), S (k,), Vh (k, in), k = rank, fp32        (BoostLoRA section 3; TinyLoRA section 3)
+    W0 = U diag(S) Vh        U (out, k), S (k,), Vh (k, in), k = rank, fp32    (BoostLoRA section 3, TinyLoRA section 3)
 
 Departures from a textbook SVD, and why:
 - The triplets come from an fp64 eigendecomposition of the smaller Gram matrix (W W^T or W^T W): several times faster
@@ -44,7 +44,9 @@ def target_modules(model: nn.Module, only: Sequence[str] | None = None) -> list[
     lists = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
     found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(lists)] if lists else []
     if not found:
-        raise ModelError(f"{type(model).__name__} has no linear layers inside blocks (an nn.ModuleList): nothing to adapt")
+        raise ModelError(
+            f"{type(model).__name__} has no linear layers inside blocks (an nn.ModuleList): nothing to adapt"
+        )
     for entry in only or ():
         if not any(_matches(name, entry) for name in found):
             kinds = sorted({name.rsplit(".", 1)[-1] for name in found})

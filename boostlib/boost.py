@@ -78,7 +78,9 @@ def _train(run: Run, tokenizer, task: Task, trainer, failures: list[str], adapte
     bar.set_postfix(round=index, failures=len(failures))
     adapter.attach(run.model, run.weights)
     try:
-        examples = _pick(task.split("train"), failures)
+        examples = task.split("train")
+        if run.config.train_on == "failures":
+            examples = _pick(examples, failures)
         trained = trainer.train(
             run.model, tokenizer, task, examples, adapter, seed=_round_seed(run, index), on_step=show
         )
@@ -89,7 +91,9 @@ def _train(run: Run, tokenizer, task: Task, trainer, failures: list[str], adapte
     return trained
 
 
-def _merge_and_record(run: Run, tokenizer, task, failures: list[str], adapter: TinyLoRA, trained: Training, bar) -> None:
+def _merge_and_record(
+    run: Run, tokenizer, task, failures: list[str], adapter: TinyLoRA, trained: Training, bar
+) -> None:
     """Merge (unless nothing was learned), evaluate, and write the round's line: after it the round exists."""
     last = run.rounds[-1] if run.rounds else run.base
     start = time.perf_counter()

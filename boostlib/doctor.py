@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import threading
+import urllib.error
 import urllib.request
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -73,10 +74,11 @@ def _host() -> list[Row]:
     folder = cache_dir()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
+    advice = "make room, or move the cache with BOOSTLIB_CACHE" if free < GB else ""
     return [
         ("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads", ""),
         ("memory", f"{memory.available / GB:.1f} of {memory.total / GB:.1f} GB free", ""),
-        ("disk", f"{free / GB:.1f} GB free at {folder}", "free some, or move it with BOOSTLIB_CACHE" if free < GB else ""),
+        ("disk", f"{free / GB:.1f} GB free at {folder}", advice),
     ]
 
 
@@ -90,7 +92,11 @@ def _hub() -> Row:
         return "hub", "offline: HF_HUB_OFFLINE is set", ""
     if _answers(constants.ENDPOINT, seconds=2):
         return "hub", f"{constants.ENDPOINT} answers", ""
-    return "hub", f"{constants.ENDPOINT} does not answer", "set HF_HUB_OFFLINE=1 to skip the waiting; the demo needs no hub"
+    return (
+        "hub",
+        f"{constants.ENDPOINT} does not answer",
+        "the demo needs no hub; HF_HUB_OFFLINE=1 saves waiting for it",
+    )
 
 
 def _answers(url: str, seconds: float) -> bool:
@@ -111,9 +117,9 @@ def _answers(url: str, seconds: float) -> bool:
 
 
 def _caches() -> list[Row]:
-    folders = sorted(path for path in cache_dir().glob("*") if path.is_dir())
     hub = Path(constants.HF_HUB_CACHE)
-    return [(f"cache {path.name}", f"{_size(path) / GB:.2f} GB in {path}", "") for path in [*folders, hub] if path.is_dir()]
+    folders = [path for path in (*sorted(cache_dir().glob("*")), hub) if path.is_dir()]
+    return [(f"cache {path.name}", f"{_size(path) / GB:.2f} GB in {path}", "") for path in folders]
 
 
 def _size(folder: Path) -> int:

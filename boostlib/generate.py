@@ -114,7 +114,12 @@ def _read(model: nn.Module, ids: Tensor, mask: Tensor | None, cache):
     """Run `ids` (B, L) after `cache`; returns the grown cache."""
     position = None if mask is None else (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
     out = model(
-        input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=position,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
     )
     return out.past_key_values
 

@@ -14,7 +14,6 @@ Trains whatever requires a gradient: the attached adapter, or, without one, all 
 
 import math
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -109,7 +108,7 @@ class GRPO:
             if any(part.signal):
                 return trained
             if samples * 2 > self.max_samples:
-                trained.skipped = f"no group of {len(examples)} failures had an advantage with {samples} samples a prompt"
+                trained.skipped = f"no group of {len(examples)} failures had an advantage, {samples} samples a prompt"
                 return trained
             samples *= 2
 
@@ -263,7 +262,7 @@ class _Recorder(TrainerCallback):
             return
         if not math.isfinite(logs.get("loss", 0.0)) or not math.isfinite(logs.get("grad_norm", 0.0)):
             raise TrainingError(
-                f"loss or gradient became NaN at step {state.global_step}: lower learning_rate (now {args.learning_rate})"
+                f"NaN in loss or gradient at step {state.global_step}: lower learning_rate, now {args.learning_rate}"
             )
         self.trained.steps += 1
         self.trained.rewards.append(round(logs["reward"], 4))
@@ -296,4 +295,4 @@ def _check_moved(parameters: list[nn.Parameter], before: str, trained: Training,
     if not all(torch.isfinite(p).all() for p in parameters):
         raise TrainingError("a trained number became NaN: lower learning_rate")
     if _checked(parameters, adapter) == before and any(trained.signal):
-        raise TrainingError("training had a signal, but no trained number moved: learning_rate too low for their dtype?")
+        raise TrainingError("training had a signal, but no trained number moved: raise learning_rate")

@@ -121,15 +121,17 @@ class Ledger:
         """Check every line, every round file's hash and that no line is missing; returns the rounds."""
         rounds = self.rounds
         for row in rounds:
-            if row.merged and (not self.v_path(row.index).exists() or fingerprint_file(self.v_path(row.index)) != row.v_sha256):
+            if row.merged and (
+                not self.v_path(row.index).exists() or fingerprint_file(self.v_path(row.index)) != row.v_sha256
+            ):
                 raise self._bad(row.index + 1, f"{self.v_path(row.index)} is missing or was changed")
         stray = [p for p in (self.dir / "rounds").glob("*.safetensors") if int(p.stem) > len(rounds)]
         if stray:
-            raise self._bad(len(rounds) + 1, f"{stray[0]} belongs to a later round than the last line: lines were cut off")
+            raise self._bad(len(rounds) + 1, f"{stray[0]} is of a later round than the last line: lines were cut off")
         return rounds
 
     def repair(self) -> int:
-        """Cut the ledger back to its last good round, keeping the old file as ledger.jsonl.bad; returns the rounds left."""
+        """Cut back to the last good round, keep the old file as ledger.jsonl.bad; returns the rounds left."""
         text = self.path.read_bytes()
         for count in range(len(text.splitlines()), -1, -1):
             self.path.write_bytes(b"".join(text.splitlines(keepends=True)[:count]))
@@ -176,7 +178,7 @@ class Ledger:
             except (json.JSONDecodeError, KeyError, AttributeError, UnicodeDecodeError):
                 raise self._bad(number, "it is not a whole JSON line") from None
             if chain != _chain(previous, row):
-                raise self._bad(number, "it does not match its checksum: it, or the line before it, was edited or removed")
+                raise self._bad(number, "its checksum does not match: it, or the line before it, was edited or removed")
             rows.append(row)
             previous = chain
         return rows

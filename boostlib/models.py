@@ -3,11 +3,11 @@
     name -> an embedded model whose package is installed -> a local folder -> the hub -> one ModelError with the remedy
 
 Departures from a plain `from_pretrained`, and why:
-- `dtype="auto"` asks the machine, not the checkpoint: bf16 where the hardware computes in it, else fp32. On a CPU without
-  AMX or AVX512-BF16 a bf16 linear was measured ten times slower than an fp32 one (19 against 183 GFLOPS).
-- fp16 is not offered: its largest number, 65,504, is below activations of the models used here, and nothing needs it.
-- `model.config._name_or_path` is `name` as given, not the folder in a cache that the weights came from: a run records it and
-  `replay` loads by it on another machine.
+- `dtype="auto"` asks the machine, not the checkpoint: bf16 where the hardware computes in it, else fp32. On a CPU
+  without AMX or AVX512-BF16 a bf16 linear was measured ten times slower than an fp32 one (19 against 183 GFLOPS).
+- fp16 is not offered: its range is narrower than bf16's, and nothing here needs it.
+- `model.config._name_or_path` is `name` as given, not the folder in a cache that the weights came from: a run records
+  it and `replay` loads by it, on another machine too.
 - Padding is on the left, as generation needs.
 """
 
@@ -45,7 +45,7 @@ def load_model(
             model = AutoModelForCausalLM.from_pretrained(source, dtype=precision).to(place)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(_remedy(name, error)) from error
-    model.config._name_or_path = name
+    model.config._name_or_path = model.name_or_path = name
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
@@ -65,7 +65,7 @@ def default_dtype(device: torch.device) -> torch.dtype:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:  # private functions: absent on some builds, and then the answer is no
         probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-        fast = any(getattr(torch.cpu, probe, bool)() for probe in probes)
+        fast = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -76,7 +76,7 @@ def _device(device: str | torch.device) -> torch.device:
     if kind not in ("cpu", "cuda"):
         raise ModelError(f'device {str(device)!r} is not supported: use "auto", "cpu" or "cuda"')
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device {str(device)!r}: this torch ({torch.__version__}) sees no GPU; use \"cpu\" or \"auto\"")
+        raise ModelError(f'device {str(device)!r}: torch {torch.__version__} sees no GPU here, use "auto" or "cpu"')
     return torch.device(device)
 
 
@@ -98,10 +98,11 @@ def _source(name: str) -> str:
 
 
 def _remedy(name: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0]
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     if Path(name).expanduser().is_dir():
         return f"no model loads from the folder {name!r}, which needs config.json, weights and a tokenizer: {reason}"
     return (
-        f"model {name!r} is not embedded ({', '.join(EMBEDDED)}), not a local folder, and the hub does not give it: {reason} "
-        f"Check the name; without the hub, give the folder of a downloaded copy, or run `{FETCH}` and use 'smollm2'"
+        f"model {name!r} is not embedded ({', '.join(EMBEDDED)}), not a local folder, and the hub does not give it: "
+        f"{reason} Check the name; without the hub, give the folder of a downloaded copy, "
+        f"or use 'smollm2' (`{FETCH}` installs it)"
     )

@@ -62,7 +62,7 @@ class Round:
     rewards: list[float]
     signal: list[float]
     seed: int
-    v_sha256: str  # of the round's file; empty for a skipped round
+    v_sha256: str  # of the round's file
     weights_fingerprint: str
     skipped: str = ""  # why nothing was merged
     samples: int = 0

@@ -35,14 +35,16 @@ log = logging.getLogger(__name__)
 class BoostConfig:
     """Settings of a run beside those of the trainer.
 
-    rounds: how many in all; may be raised later. held_out: splits scored after every round. targets: module names to
-    adapt, default every linear of the blocks. batch_size: prompts decoded together in evaluation.
-    w0_device: where the copy of W0 is kept ("cpu" saves GPU memory, costs a transfer per fold); default: with the model.
+    rounds: how many in all; may be raised later. train_on: "failures", or "all" for TinyLoRA's way.
+    held_out: splits scored after every round. targets: module names to adapt, default every linear of the blocks.
+    batch_size: prompts decoded together in evaluation. w0_device: where the copy of W0 is kept ("cpu" saves GPU memory
+    and costs a transfer per fold); default: with the model.
     """
 
     rounds: int = 20
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     seed: int = 0
+    train_on: str = "failures"
     held_out: tuple[str, ...] = ("test",)
     targets: tuple[str, ...] | None = None
     batch_size: int = 64
@@ -51,6 +53,8 @@ class BoostConfig:
     def __post_init__(self):
         if self.rounds < 1:
             raise BoostError(f"BoostConfig(rounds={self.rounds}): must be at least 1")
+        if self.train_on not in ("failures", "all"):
+            raise BoostError(f'BoostConfig(train_on={self.train_on!r}): must be "failures" or "all"')
 
 
 @dataclass
@@ -130,8 +134,8 @@ def rebuild(ledger: Ledger, basis: SVDBasis, adapter: AdapterConfig, count: int)
 def replay(run_dir: str | Path, round: int | None = None, model: nn.Module | None = None) -> nn.Module:
     """The model after `round` (default: the last; -1: untrained), rebuilt from the ledger: W0 + rounds 0..round.
 
-    model: the run's untrained model, where it cannot be loaded by its recorded name. Bit for bit where the basis, device
-    type, versions and thread count are the run's (the log says so), else within 1e-5 relative.
+    model: the run's untrained model, where it cannot be loaded by its recorded name. Bit for bit where the basis,
+    device type, versions and thread count are the run's (the log says so), else within 1e-5 relative.
     """
     ledger = Ledger(run_dir)
     identity, rounds = ledger.header["identity"], ledger.verify()
@@ -142,7 +146,7 @@ def replay(run_dir: str | Path, round: int | None = None, model: nn.Module | Non
     if model is None:
         model, _ = load_model(identity["model"]["name"], dtype=identity["model"]["dtype"])
     if fingerprint_tensors(model.named_parameters()) != identity["model"]["fingerprint"]:
-        raise RunError(f"this is not the model that {run_dir} started from ({identity['model']['name']}): pass that one")
+        raise RunError(f"this is not the model that {run_dir} started from: pass {identity['model']['name']}")
     adapter = AdapterConfig(**identity["adapter"])
     basis = SVDBasis.from_model(model, adapter.basis_rank(max(last + 1, 1)), identity["targets"])
     config = BoostConfig(rounds=max(last + 1, 1), adapter=adapter)
@@ -166,6 +170,7 @@ def run_identity(model: nn.Module, task: Task, trainer, config: BoostConfig) -> 
         "adapter": asdict(config.adapter),
         "trainer": trainer.settings(),
         "targets": list(config.targets) if config.targets else None,
+        "train_on": config.train_on,
         "held_out": list(config.held_out),
         "batch_size": config.batch_size,
         "seed": config.seed,
@@ -188,7 +193,11 @@ def environment(model: nn.Module) -> dict[str, str]:
 
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
-    names = [li.split(":")[1].strip() for li in info.read_text().splitlines() if "model name" in li] if info.exists() else []
+    names = (
+        [li.split(":")[1].strip() for li in info.read_text().splitlines() if "model name" in li]
+        if info.exists()
+        else []
+    )
     return names[0] if names else platform.processor()
 
 
@@ -231,8 +240,12 @@ def _report_match(run: Run, rounds: Sequence[Round]) -> None:
     recorded = run.ledger.header["basis"]
     rank = min(recorded["rank"], run.basis.rank)
     if rank == recorded["rank"] and run.basis.hash(rank) != recorded["hash"]:
-        log.warning("%s: this machine's basis differs in its last bits from the run's; rounds agree within 1e-5", run.dir)
+        log.warning(
+            "%s: the basis found here differs in its last bits from the run's; rounds agree within 1e-5", run.dir
+        )
     if rounds and run.fingerprint() != rounds[-1].weights_fingerprint:
-        log.warning("%s: round %d rebuilt, but not bit for bit (other device, versions or threads)", run.dir, len(rounds) - 1)
+        log.warning(
+            "%s: round %d rebuilt, but not bit for bit (other device, versions or threads)", run.dir, len(rounds) - 1
+        )
     elif rounds:
         log.info("%s: round %d rebuilt bit for bit", run.dir, len(rounds) - 1)

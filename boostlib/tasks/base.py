@@ -25,7 +25,7 @@ Prompt = str | list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Example:
-    """One problem. `prompt` is raw text, or chat messages; `kind` groups examples in reports; `id` names one split's."""
+    """One problem: `prompt` is raw text or chat messages, `id` is unique in its split, `kind` groups it in reports."""
 
     id: str
     prompt: Prompt

@@ -61,7 +61,7 @@ def deal(groups: list[list[T]], sizes: dict[str, int], what: str, seed: int) -> 
             if group is None:
                 exist = sum(map(len, groups))
                 raise BoostError(
-                    f"{what}: {sum(sizes.values())} problems needed over the splits {', '.join(sizes)}, but only {exist} "
+                    f"{what}: {sum(sizes.values())} problems needed for {', '.join(sizes)} together, but only {exist} "
                     f"exist, and one and its mirror image (7 + 5, 5 + 7) share a split; ask for smaller splits"
                 )
             members = [group[i] for i in random.permutation(len(group))]

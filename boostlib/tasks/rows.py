@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """Where one split's rows are: `file` inside a data folder, or `split` of the hub's `hub_id`, one part per config."""
+    """Where a split's rows are: `file` in a data folder, else `split` of `hub_id` on the hub, one part per config."""
 
     file: str
     hub_id: str
@@ -94,9 +94,9 @@ def _check_row(row: Any, fields: Sequence[str], where: str) -> Row:
 
 
 def _from_hub(source: Source, folder: Path | None) -> list[Row]:
-    from datasets import load_dataset  # a slow import, not needed for a folder
-
     try:
+        from datasets import load_dataset  # a slow import, not needed for a folder
+
         parts = [load_dataset(source.hub_id, config, split=source.split) for config in source.configs or (None,)]
     except Exception as error:  # the hub client raises dozens of types: all mean that there is no such data here
         looked = f"'{folder / source.file}' does not exist" if folder else "BOOSTLIB_DATA is not set"

@@ -1,11 +1,12 @@
 """Short word problems with small whole-number answers, made from a seed, no download.
 
-    prompt   four worked problems like "Q: Ana has 7 apples and buys 5 more. How many apples does Ana have now?\\nA: 12\\n\\n",
-             then "Q: Leo has 19 marbles and gives 6 of them to Mia. How many marbles does Leo have left?\\nA:"
-    gold     "13"
+    prompt   four worked problems, as "Q: Clara has 7 cookies and buys 5 more. How many cookies does Clara have now?
+             \\nA: 12\\n\\n", then "Q: Mia has 22 cookies and gives 14 of them to Ben. How many cookies does Mia have
+             left?\\nA:"
+    gold     "8"
 
-Rule: ten templates over five kinds (total, difference, rate, share, two_steps), in equal parts. Extraction: the answer is
-the text before the first blank line or "Q:"; its last number must equal the gold one, so that "7 + 5 = 12" is right;
+Rule: ten templates over five kinds (total, difference, rate, share, two_steps), in equal parts. Extraction: the answer
+is the text before the first blank line or "Q:"; its last number must equal the gold one, so that "7 + 5 = 12" is right;
 strict: that text is the integer and nothing else.
 
 No two examples share template and numbers. Those that differ by the order of their numbers alone lie in one split, and
@@ -14,9 +15,11 @@ those of the worked problems in none. Names and objects depend on (seed, templat
 Departures: none from a paper; the task is the project's own.
 """
 
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import product
 from typing import ClassVar
 
@@ -32,49 +35,140 @@ Numbers = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Template:
-    """A text over {name}, {other}, {things} and its numbers {0}, {1}, ...; None as answer: not a problem."""
+    """Texts over {name}, {other}, {things} and numbers {0}, {1}, ... of 2..top; a problem where the answer is whole."""
 
-    name: str
     kind: str
-    text: str
-    tops: Numbers  # each number runs over 2..top
-    answer: Callable[..., int | None]
+    tops: Numbers
+    answer: Callable[..., int | Fraction]
+    story: str
+    question: str
+
+    def problems(self) -> list[Numbers]:
+        return [numbers for numbers in product(*(range(2, top + 1) for top in self.tops)) if self._whole(numbers)]
+
+    def _whole(self, numbers: Numbers) -> bool:
+        answer = Fraction(self.answer(*numbers))
+        return answer >= 2 and answer.denominator == 1
 
 
-def _sum(a: int, b: int) -> int:
-    return a + b
+HAVE = "How many {things} does {name} have"
+TEMPLATES = {
+    "buys": Template("total", (30, 30), operator.add, "{name} has {0} {things} and buys {1} more.", f"{HAVE} now?"),
+    "boxes": Template(
+        "total",
+        (30, 30),
+        operator.add,
+        "There are {0} {things} in one box and {1} {things} in another.",
+        "How many {things} are there in all?",
+    ),
+    "gives": Template(
+        "difference",
+        (30, 30),
+        operator.sub,
+        "{name} has {0} {things} and gives {1} of them to {other}.",
+        f"{HAVE} left?",
+    ),
+    "more": Template(
+        "difference",
+        (30, 30),
+        operator.sub,
+        "{name} has {0} {things} and {other} has {1} {things}.",
+        "How many more {things} does {name} have than {other}?",
+    ),
+    "bags": Template(
+        "rate", (12, 15), operator.mul, "{name} buys {0} bags with {1} {things} in each bag.", f"{HAVE} now?"
+    ),
+    "hours": Template(
+        "rate",
+        (12, 15),
+        operator.mul,
+        "{name} collects {0} {things} every hour.",
+        "How many {things} does {name} collect in {1} hours?",
+    ),
+    "shares": Template(
+        "share",
+        (60, 10),
+        Fraction,
+        "{name} shares {0} {things} equally among {1} friends.",
+        "How many {things} does each friend get?",
+    ),
+    "packs": Template(
+        "share",
+        (60, 10),
+        Fraction,
+        "{name} packs {0} {things} into {1} boxes, the same number into each.",
+        "How many {things} are in each box?",
+    ),
+    "loses": Template(
+        "two_steps",
+        (20, 20, 20),
+        lambda a, b, c: a + b - c,
+        "{name} has {0} {things}, finds {1} more and then loses {2}.",
+        f"{HAVE} now?",
+    ),
+    "keeps": Template(
+        "two_steps",
+        (6, 10, 20),
+        lambda a, b, c: a * b - c,
+        "{name} buys {0} bags with {1} {things} in each bag and gives {2} {things} to {other}.",
+        f"{HAVE} left?",
+    ),
+}
+SHOTS = {"buys": (7, 5), "gives": (9, 3), "bags": (4, 3), "shares": (10, 2)}
 
 
-def _left(a: int, b: int) -> int | None:
-    return a - b if a > b else None
+@dataclass(frozen=True, kw_only=True)
+class WordProblems(GeneratedTask):
+    """Its settings are those of `GeneratedTask`. Raises BoostError for sizes that the templates cannot fill."""
+
+    name: ClassVar[str] = "word_problems"
+    max_new_tokens: int = 8
+
+    def load_split(self, name: str) -> list[Example]:
+        examples = []
+        for part, template in enumerate(TEMPLATES):
+            sizes = {split: (size + part) // len(TEMPLATES) for split, size in self.sizes().items()}
+            dealt = deal(groups(template), sizes, f"{self.name}, template '{template}'", self.seed)
+            examples += [self._to_example(template, numbers) for numbers in dealt[name]]
+        return self.shuffled(examples, name)
+
+    def score(self, completion: str, example: Example) -> Score:
+        """Correct: the last number of the answer is the gold one. Strict: the answer is that integer, nothing else."""
+        answer = first_answer(completion)
+        correct = numbers_in(answer)[-1:] == [int(example.answer)]
+        return Score(correct, correct and answer == example.answer)
+
+    def _to_example(self, template: str, numbers: Numbers) -> Example:
+        shots = "".join(f"{ask(shot, values, 'shot')} {solve(shot, values)}\n\n" for shot, values in SHOTS.items())
+        return Example(
+            id=f"{template} {' '.join(map(str, numbers))}",
+            prompt=shots + ask(template, numbers, self.seed),
+            answer=solve(template, numbers),
+            kind=TEMPLATES[template].kind,
+        )
 
 
-def _product(a: int, b: int) -> int:
-    return a * b
+def first_answer(completion: str) -> str:
+    """`completion` up to the first blank line or the next "Q:", stripped."""
+    return re.split(r"\n\s*\n|\bQ:", completion.strip(), maxsplit=1)[0].strip()
 
 
-def _each(a: int, b: int) -> int | None:
-    return a // b if a % b == 0 and a > b and a // b <= 12 else None
+def ask(template: str, numbers: Numbers, seed: int | str) -> str:
+    """The problem as text, up to "A:"."""
+    random = philox("word_problems", seed, template, *numbers)
+    name, other = (NAMES[i] for i in random.permutation(len(NAMES))[:2])
+    words = {"name": name, "other": other, "things": THINGS[random.integers(len(THINGS))]}
+    text = f"{TEMPLATES[template].story} {TEMPLATES[template].question}"
+    return f"Q: {text.format(*numbers, **words)}\nA:"
 
 
-def _gained_lost(a: int, b: int, c: int) -> int | None:
-    return a + b - c if a + b > c else None
+def solve(template: str, numbers: Numbers) -> str:
+    return str(int(TEMPLATES[template].answer(*numbers)))
 
 
-def _bags_given(a: int, b: int, c: int) -> int | None:
-    return a * b - c if a * b > c else None
-
-
-TEMPLATES = (
-    Template("buy", "total", "{name} has {0} {things} and buys {1} more. How many {things} does {name} have now?", (30, 30), _sum),
-    Template("boxes", "total", "There are {0} {things} in one box and {1} {things} in another. How many {things} are there in all?", (30, 30), _sum),
-    Template("give", "difference", "{name} has {0} {things} and gives {1} of them to {other}. How many {things} does {name} have left?", (30, 30), _left),
-    Template("more", "difference", "{name} has {0} {things} and {other} has {1}. How many more {things} does {name} have?", (30, 30), _left),
-    Template("bags", "rate", "{name} buys {0} bags with {1} {things} in each bag. How many {things} does {name} buy?", (12, 15), _product),
-    Template("hours", "rate", "{name} collects {0} {things} an hour. How many {things} does {name} collect in {1} hours?", (12, 15), _product),
-    Template("share", "share", "{name} shares {0} {things} equally among {1} friends. How many {things} does each friend get?", (120, 10), _each),
-    Template("pack", "share", "{name} packs {0} {things} equally into {1} boxes. How many {things} go into each box?", (120, 10), _each),
-    Template("lose", "two_steps", "{name} has {0} {things}, finds {1} more and then loses {2}. How many {things} does {name} have now?", (20, 20, 20), _gained_lost),
-    Template("bags_give", "two_steps", "{name} buys {0} bags with {1} {things} in each bag and gives away {2} {things}. How many {things} are left?", (6, 10, 20), _bags_given),
-)
-SHOTS = {"buy": (7, 5), "give": (9, 3), "bags": (4, 3), "share": (10, 2)}
+def groups(template: str) -> list[list[Numbers]]:
+    """The problems of a template, those with the same numbers in another order together, without the worked one."""
+    found: dict[Numbers, list[Numbers]] = {}
+    for numbers in TEMPLATES[template].problems():
+        found.setdefault(tuple(sorted(numbers)), []).append(numbers)
+    return [group for key, group in found.items() if key != tuple(sorted(SHOTS.get(template, ())))]

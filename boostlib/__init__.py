@@ -1,0 +1,44 @@
+"""BoostLoRA: grow an update of high rank from adapters of a few numbers each (arXiv 2604.27308)."""
+
+from boostlib.adapter import AdapterConfig, TinyLoRA
+from boostlib.basis import SVDBasis, target_modules
+from boostlib.boost import boost
+from boostlib.errors import BoostError
+from boostlib.evaluate import Result, evaluate, paired_bootstrap
+from boostlib.generate import generate
+from boostlib.grpo import GRPO
+from boostlib.ledger import Ledger
+from boostlib.models import load_model
+from boostlib.presets import Preset, preset
+from boostlib.rank import effective_rank, epsilon_rank, subspace_overlap
+from boostlib.rounds import Round
+from boostlib.run import BoostConfig, Run, replay
+from boostlib.tasks import load_task
+from boostlib.update import LowRankUpdate
+
+__all__ = [
+    "GRPO",
+    "AdapterConfig",
+    "BoostConfig",
+    "BoostError",
+    "Ledger",
+    "LowRankUpdate",
+    "Preset",
+    "Result",
+    "Round",
+    "Run",
+    "SVDBasis",
+    "TinyLoRA",
+    "boost",
+    "effective_rank",
+    "epsilon_rank",
+    "evaluate",
+    "generate",
+    "load_model",
+    "load_task",
+    "paired_bootstrap",
+    "preset",
+    "replay",
+    "subspace_overlap",
+    "target_modules",
+]

@@ -1,0 +1,165 @@
+"""The command line: python -m boostlib reproduce | boost | report | replay | verify | bench | fetch | doctor."""
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+
+from boostlib.adapter import SCALINGS, STRATEGIES
+from boostlib.errors import BoostError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status: 0, 1 for an error that the message explains, 130 after Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "transformers", "papermill", "datasets"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        return arguments.command(arguments) or 0
+    except BoostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+
+
+def _reproduce(args) -> int:
+    from boostlib.reproduce import reproduce, summary
+
+    outcomes = reproduce(args.preset, args.only, args.out)
+    print(f"\npreset {args.preset}\n{summary(outcomes)}")
+    return int(any(outcome.error for outcome in outcomes))
+
+
+def _boost(args) -> None:
+    from boostlib.boost import boost
+    from boostlib.models import load_model
+    from boostlib.presets import preset
+    from boostlib.report import rounds_table
+    from boostlib.tasks import load_task
+
+    chosen = preset(args.preset).with_seed(args.seed)
+    adapter = replace(chosen.boost.adapter, **_given(args, "strategy", "scaling", "rank", "u", "n_tie"))
+    config = replace(chosen.boost, adapter=adapter, **_given(args, "rounds", "train_on"))
+    trainer = replace(chosen.trainer, **_given(args, "learning_rate", "max_steps"))
+    task_name = args.task or chosen.task
+    options = chosen.task_options if task_name == chosen.task else {}
+    task = load_task(task_name, data_dir=args.data_dir, **options)
+    model, tokenizer = load_model(args.model or chosen.model, dtype=args.dtype or chosen.dtype)
+    run_dir = args.run_dir or f"runs/{task_name}-{args.preset}-{adapter.strategy}-seed{args.seed}"
+    run = boost(model, tokenizer, task, trainer, config, run_dir)
+    print(rounds_table(run.ledger).round(3).to_string())
+
+
+def _report(args) -> None:
+    from boostlib.ledger import Ledger
+    from boostlib.report import gains_table, provenance, rounds_table
+
+    ledgers = [Ledger(path) for path in args.run]
+    for ledger in ledgers:
+        print(f"{ledger.dir}  ({provenance([ledger])})\n{rounds_table(ledger).round(3).to_string()}\n")
+    held_out = ledgers[0].header["identity"]["held_out"]
+    for split in held_out:
+        print(f"{split}, paired 95% bootstrap interval\n{gains_table({'all': ledgers}, split).round(3).T.to_string()}")
+
+
+def _replay(args) -> None:
+    from boostlib.models import load_model
+    from boostlib.run import replay
+
+    model = replay(args.run, args.round)
+    if args.save:
+        from boostlib.ledger import Ledger
+
+        model.save_pretrained(args.save)
+        load_model(Ledger(args.run).header["identity"]["model"]["name"])[1].save_pretrained(args.save)
+        print(f"saved to {args.save}")
+
+
+def _verify(args) -> None:
+    from boostlib.ledger import Ledger
+    from boostlib.run import replay
+
+    ledger = Ledger(args.run)
+    if args.repair:
+        print(f"{args.run}: cut back to {ledger.repair()} good rounds; the old ledger is ledger.jsonl.bad")
+    rounds = ledger.verify()
+    print(f"{args.run}: {len(rounds)} rounds, every line and round file as written")
+    if args.weights:
+        replay(args.run)
+
+
+def _bench(args) -> None:
+    from boostlib.bench import bench_rollout
+
+    bench_rollout(args.json)
+
+
+def _fetch(args) -> None:
+    from boostlib.embedded import fetch
+
+    fetch()
+
+
+def _doctor(args) -> None:
+    from boostlib.doctor import print_doctor
+
+    print_doctor()
+
+
+def _given(args, *names: str) -> dict:
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m boostlib", description="BoostLoRA, the reference implementation.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command, about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about)
+        sub.set_defaults(command=command)
+        return sub
+
+    sub = add("reproduce", _reproduce, "run the notebooks headless and say what each showed")
+    sub.add_argument("--preset", default="demo", choices=("smoke", "demo", "lab", "paper"))
+    sub.add_argument("--only", default=(), type=lambda text: text.split(","), help="for example 00,01")
+    sub.add_argument("--out", help="where executed notebooks and figures go (default out/PRESET)")
+    _boost_options(add("boost", _boost, "boost one model on one task, without a notebook"))
+    sub = add("report", _report, "tables of one or several runs (seeds)")
+    sub.add_argument("run", nargs="+")
+    sub = add("replay", _replay, "rebuild the model after a round from the ledger: rollback")
+    sub.add_argument("run")
+    sub.add_argument("--round", type=int, help="0 is the first, -1 the untrained model; default: the last")
+    sub.add_argument("--save", metavar="DIR", help="write the rebuilt model as a plain transformers model")
+    sub = add("verify", _verify, "check a ledger line by line")
+    sub.add_argument("run")
+    sub.add_argument("--weights", action="store_true", help="also rebuild the weights and compare their hash")
+    sub.add_argument("--repair", action="store_true", help="cut a damaged ledger back to its last good round")
+    sub = add("bench", _bench, "measure against named peers")
+    sub.add_argument("what", choices=("rollout",))
+    sub.add_argument("--json", metavar="FILE", help="write the measurements as JSON")
+    add("fetch", _fetch, "install and convert the embedded models")
+    add("doctor", _doctor, "what this machine can do")
+    return parser
+
+
+def _boost_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--preset", default="demo", choices=("smoke", "demo", "lab", "paper"))
+    sub.add_argument("--run-dir", help="default runs/TASK-PRESET-STRATEGY-seedN; the same call continues it")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--model", help="embedded name, local folder or hub id; default: the preset's")
+    sub.add_argument("--dtype", choices=("auto", "bf16", "fp32"))
+    sub.add_argument("--task", help="default: the preset's")
+    sub.add_argument("--data-dir", help="folder of data files, default $BOOSTLIB_DATA, else the hub")
+    sub.add_argument("--rounds", type=int)
+    sub.add_argument("--strategy", choices=STRATEGIES)
+    sub.add_argument("--scaling", choices=SCALINGS)
+    sub.add_argument("--train-on", choices=("failures", "all"), help="all: TinyLoRA's way, for the baseline")
+    for name, kind in (("rank", int), ("u", int), ("n-tie", int), ("learning-rate", float), ("max-steps", int)):
+        sub.add_argument(f"--{name}", type=kind)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Every hyper-parameter of a run, in one frozen object per preset and section.
+
+smoke: continuous integration, a few steps. demo: 2 CPU cores, minutes, no hub. lab: the demo's model for 20 rounds on
+one GPU. paper: the models and data of the paper, one 80 GB GPU and the hub.
+
+Not stated by the paper and chosen here: learning rate, samples a prompt, steps a round, tying. The demo's
+were chosen on the dev split of `arithmetic` alone (see data/runs/README.md).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from boostlib.adapter import AdapterConfig
+from boostlib.errors import BoostError
+from boostlib.grpo import GRPO
+from boostlib.run import BoostConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model, a task, a trainer and the loop's settings: all that `boost` takes."""
+
+    name: str
+    model: str
+    task: str
+    trainer: GRPO
+    boost: BoostConfig
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "auto"
+    also: tuple[str, ...] = ()  # other tasks that the base and the boosted model are scored on at the end
+
+    def with_seed(self, seed: int) -> "Preset":
+        """The same preset with another seed, of the adapter's P and of the training alike."""
+        return replace(self, boost=replace(self.boost, seed=seed, adapter=replace(self.boost.adapter, seed=seed)))
+
+
+_SMOL_12 = AdapterConfig(rank=2, u=1, n_tie=18)  # 210 modules: 12 parameters
+_QWEN_12 = AdapterConfig(rank=2, u=1, n_tie=21)  # 252 modules: 12 parameters
+
+MATH = {
+    "smoke": Preset(
+        name="smoke",
+        model="smollm2",
+        task="arithmetic",
+        task_options={"train": 48, "dev": 16, "test": 48},
+        trainer=GRPO(learning_rate=0.01, prompts=8, samples=4, max_steps=2),
+        boost=BoostConfig(rounds=2, adapter=_SMOL_12),
+    ),
+    "demo": Preset(
+        name="demo",
+        model="smollm2",
+        task="arithmetic",
+        trainer=GRPO(learning_rate=0.01, prompts=16, samples=8, max_steps=8),
+        boost=BoostConfig(rounds=3, adapter=_SMOL_12),
+    ),
+    "lab": Preset(
+        name="lab",
+        model="smollm2",
+        task="arithmetic",
+        trainer=GRPO(learning_rate=0.01, prompts=16, samples=8, max_steps=8),
+        boost=BoostConfig(rounds=20, adapter=_SMOL_12, batch_size=256),
+    ),
+    "paper": Preset(
+        name="paper",
+        model="Qwen/Qwen2.5-3B-Instruct",
+        task="gsm8k",
+        task_options={"dev": 0},
+        trainer=GRPO(
+            learning_rate=0.002, prompts=32, samples=8, max_steps=50, micro_batch=16, gradient_checkpointing=True
+        ),
+        boost=BoostConfig(rounds=20, adapter=_QWEN_12, batch_size=128),
+        also=("math500",),
+    ),
+}
+
+
+def preset(name: str, section: Mapping[str, Preset] = MATH) -> Preset:
+    """A preset of a section by name. Raises BoostError that lists the known ones."""
+    if name not in section:
+        raise BoostError(f"no preset {name!r}; there are {', '.join(section)}")
+    return section[name]

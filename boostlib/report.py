@@ -1,0 +1,88 @@
+"""Ledgers as tables: what each round did, and what a group of runs gained over the untrained model."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from boostlib.errors import BoostError
+from boostlib.evaluate import paired_bootstrap
+from boostlib.ledger import Ledger
+
+
+def rounds_table(ledger: Ledger) -> pd.DataFrame:
+    """One row a round, the untrained model first: failures, fixed, broken, accuracies, norms, steps, seconds."""
+    base = ledger.base
+    if base is None:
+        raise BoostError(f"{ledger.dir} holds no finished evaluation yet: run it first")
+    rows = [{"round": "base", **_scores(base)}]
+    for row in ledger.rounds:
+        rows.append(
+            {
+                "round": row.index if row.merged else f"{row.index} (skipped)",
+                "failures": len(row.failures),
+                "fixed": len(row.fixed),
+                "broken": len(row.broken),
+                **_scores(row),
+                "adapter norm": row.adapter_norm,
+                "update norm": row.update_norm,
+                "fold retention": row.fold_retention,
+                "steps": row.steps,
+                "seconds": sum(row.seconds.values()),
+            }
+        )
+    columns = list(dict.fromkeys(["round", "failures", "fixed", "broken", *(key for row in rows for key in row)]))
+    return pd.DataFrame(rows, columns=columns).set_index("round")
+
+
+def gains_table(groups: Mapping[str, Sequence[Ledger]], split: str = "test") -> pd.DataFrame:
+    """One row a group of runs (seeds): accuracy of base and boosted, gain with a paired 95% bootstrap interval.
+
+    The interval resamples problems (base and boosted answer kept together) and, with several runs, runs as well.
+    """
+    return pd.DataFrame([{"method": name, **_gain(name, runs, split)} for name, runs in groups.items()]).set_index(
+        "method"
+    )
+
+
+def provenance(ledgers: Sequence[Ledger]) -> str:
+    """Device, precision, seeds and dates of some runs, for a caption."""
+    headers = [ledger.header for ledger in ledgers]
+    devices = sorted({f"{h['environment']['device']} ({h['identity']['model']['dtype']})" for h in headers})
+    dates = sorted({h["environment"]["date"][:10] for h in headers})
+    seeds = sorted({h["identity"]["seed"] for h in headers})
+    return (
+        f"{', '.join(devices)}; seeds {', '.join(map(str, seeds))}; {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}"
+    )
+
+
+def _gain(name: str, runs: Sequence[Ledger], split: str) -> dict:
+    unfinished = [str(run.dir) for run in runs if run.base is None or not run.rounds]
+    if not runs or unfinished:
+        raise BoostError(f"{name}: no finished round in {', '.join(unfinished) or 'an empty list of runs'}")
+    before = np.array([run.base.metrics[split].bits() for run in runs])  # (runs, n)
+    after = np.array([run.rounds[-1].metrics[split].bits() for run in runs])
+    gain, low, high = paired_bootstrap(before, after)
+    rounds = [row for run in runs for row in run.rounds]
+    return {
+        "runs": len(runs),
+        "rounds": len(runs[0].rounds),
+        "parameters a round": runs[0].rounds[0].num_parameters,
+        "degrees of freedom": runs[0].rounds[0].degrees_of_freedom,
+        "steps": sum(row.steps for row in rounds) / len(runs),
+        "base": before.mean(),
+        "boosted": after.mean(),
+        "gain": gain,
+        "low": low,
+        "high": high,
+        "strict gain": np.mean([r.rounds[-1].metrics[split].strict - r.base.metrics[split].strict for r in runs]),
+        "fixed": sum(len(row.fixed) for row in rounds),
+        "broken": sum(len(row.broken) for row in rounds),
+    }
+
+
+def _scores(row) -> dict:
+    scores = {"train": row.train_accuracy, "train strict": row.train_strict}
+    for split, metric in row.metrics.items():
+        scores |= {split: metric.accuracy, f"{split} strict": metric.strict}
+    return scores

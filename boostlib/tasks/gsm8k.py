@@ -1,0 +1,101 @@
+r"""GSM8K, grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168): `openai/gsm8k`, config "main".
+
+    question  "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many
+              clips did Natalia sell altogether in April and May?"
+    answer    "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nNatalia sold 48+24 = <<48+24=72>>72 clips altogether in
+              April and May.\n#### 72"
+    prompt    one user message: the question, a blank line, `instruction`        gold  "72"
+
+Rule, for reward and evaluation alike. The answer is, of these, the first that exists:
+  1 the last marked one: a line `#### 72`, words after the number allowed, or `\boxed{72}`, whichever comes later;
+  2 the last number of the completion.
+Correct: it equals the gold number (72 = 72.00 = $72 = 144/2; a box may hold an expression). Strict: it was marked, and
+the mark holds a number alone, without units or words.
+
+Departures: the prompt is ours; the papers that report on GSM8K differ in prompt and extractor, by several points, so
+compare with the same model before training, not across papers. `dev`, 500 of the 7,473 training problems chosen by a
+hash, is ours too: with dev=0 all of them are `train`.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from boostlib.errors import DataError
+from boostlib.tasks.answers import as_number, numbers_in
+from boostlib.tasks.base import Example, Score, SplitTask, held_out
+from boostlib.tasks.latex import last_boxed, same_answer
+from boostlib.tasks.rows import Row, Source, load_rows
+
+INSTRUCTION = "Reason step by step. End with a line that holds only the final answer as a number, like this: #### 42"
+HUB_ID = "openai/gsm8k"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GSM8K(SplitTask):
+    """`dev` is the number of training problems held out; `instruction` follows each question.
+
+    Raises DataError for data that cannot be found or a row without a gold number; BoostError for a setting off range.
+    """
+
+    name: ClassVar[str] = "gsm8k"
+    max_new_tokens: int = 512
+    dev: int = 500
+    instruction: str = INSTRUCTION
+    data_dir: str | os.PathLike | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        self._require_count("dev", self.dev)
+        super().__post_init__()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ("train", "dev", "test") if self.dev else ("train", "test")
+
+    def load_split(self, name: str) -> list[Example]:
+        file = "test" if name == "test" else "train"
+        source = Source(f"gsm8k/{file}.jsonl", HUB_ID, file, ("main",))
+        rows = load_rows(source, ("question", "answer"), self.data_dir)
+        examples = [self._to_example(row, f"{file}-{number}") for number, row in enumerate(rows, 1)]
+        if file == "test":
+            return examples
+        return held_out(examples, self.dev)[name == "dev"]
+
+    def score(self, completion: str, example: Example) -> Score:
+        answer, as_asked = extract(completion)
+        correct = same_answer(answer, example.answer)
+        return Score(correct, correct and as_asked)
+
+    def _to_example(self, row: Row, id: str) -> Example:
+        gold = as_number(row["answer"].rpartition("####")[2]) if "####" in row["answer"] else None
+        if gold is None or gold.denominator != 1:
+            raise DataError(f"gsm8k, {id}: the field 'answer' should end in '#### n', not {row['answer'][-40:]!r}")
+        message = {"role": "user", "content": f"{row['question']}\n\n{self.instruction}"}
+        return Example(id=id, prompt=[message], answer=str(gold))
+
+
+def extract(completion: str) -> tuple[str, bool]:
+    """(the answer as text, whether it is a marked number alone); ("", False) for a completion without a number."""
+    marked = list(_after_hashes(completion))
+    box = last_boxed(completion)
+    if box:
+        marked.append((*box, as_number(box[1]) is not None))
+    if marked:
+        return max(marked)[1:]
+    numbers = numbers_in(completion)
+    return (str(numbers[-1]), False) if numbers else ("", False)
+
+
+def _after_hashes(completion: str) -> Iterator[tuple[int, str, bool]]:
+    """Each line `#### 72` or `#### 72 clips` as (position, "72", whether the number stands alone).
+
+    "#### Step 3" and "#### 1. First" are headings, and a line with two numbers marks none: the last number counts.
+    """
+    for match in re.finditer(r"####[ \t]*(.*)", completion):
+        number, numbers = as_number(match[1]), numbers_in(match[1])
+        if number is not None:
+            yield match.start(), str(number), True
+        elif len(numbers) == 1 and re.match(r"\W*[0-9]+(?![.):]\s)", match[1]):
+            yield match.start(), str(numbers[0]), False

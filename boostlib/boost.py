@@ -46,7 +46,8 @@ def boost(
         bar = tqdm(total=config.rounds, desc="rounds", unit="round", initial=len(run.rounds), disable=not progress)
         try:
             if run.base is None:
-                _record_base(run, tokenizer, task, bar)
+                bar.set_postfix_str("evaluating the untrained model")
+                run.ledger.append(base_row(model, tokenizer, task, config, run.fingerprint()))
             for t in range(len(run.rounds), config.rounds):
                 failures = run.ledger.failures_after(t)  # 1 and 2
                 if not failures:
@@ -92,7 +93,7 @@ def _train(run: Run, tokenizer, task: Task, trainer, failures: list[str], adapte
 
 
 def _merge_and_record(
-    run: Run, tokenizer, task, failures: list[str], adapter: TinyLoRA, trained: Training, bar
+    run: Run, tokenizer, task: Task, failures: list[str], adapter: TinyLoRA, trained: Training, bar
 ) -> None:
     """Merge (unless nothing was learned), evaluate, and write the round's line: after it the round exists."""
     last = run.rounds[-1] if run.rounds else run.base
@@ -100,61 +101,58 @@ def _merge_and_record(
     update = adapter.update()
     retention = 1.0 if trained.skipped else run.weights.merge(update)
     merged = time.perf_counter()
-    scores = _unchanged(last, failures) if trained.skipped else _evaluate(run, tokenizer, task)
-    failing, before = set(scores["failures"]), set(failures)
+    scores = _unchanged(last, failures) if trained.skipped else score_splits(run.model, tokenizer, task, run.config)
     row = Round(
         index=adapter.round,
-        failures=failures,
         num_parameters=adapter.num_parameters,
         degrees_of_freedom=adapter.config.degrees_of_freedom(len(run.basis)),
         plan=adapter.plan,
         adapter_norm=update.norm(),
         update_norm=run.update.norm(),
         fold_retention=retention,
-        train_accuracy=scores["train_accuracy"],
-        train_strict=scores["train_strict"],
-        metrics=scores["metrics"],
-        fixed=[id for id in failures if id not in failing],
-        broken=[id for id in scores["failures"] if id not in before],
-        steps=trained.steps,
         seconds={
             "train": round(trained.seconds, 2),
             "merge": round(merged - start, 2),
             "evaluate": round(time.perf_counter() - merged, 2),
         },
-        tokens=trained.tokens,
-        rewards=trained.rewards,
-        signal=trained.signal,
         seed=_round_seed(run, adapter.round),
         v_sha256=run.ledger.v_sha256(adapter.round),
         weights_fingerprint=last.weights_fingerprint if trained.skipped else run.fingerprint(),
-        skipped=trained.skipped,
-        samples=trained.samples,
+        **fixed_and_broken(failures, scores),
+        **trained.record(),
     )
     run.ledger.append(row)
     _tell(bar, row)
 
 
-def _record_base(run: Run, tokenizer, task: Task, bar) -> None:
-    start = time.perf_counter()
-    bar.set_postfix_str("evaluating the untrained model")
-    scores = _evaluate(run, tokenizer, task)
-    seconds = round(time.perf_counter() - start, 2)
-    run.ledger.append(Base(**scores, weights_fingerprint=run.fingerprint(), seconds=seconds))
-
-
-def _evaluate(run: Run, tokenizer, task: Task) -> dict:
-    """The whole training set and every held-out split."""
-    results = {
-        split: evaluate(run.model, tokenizer, task, split, run.config.batch_size)
-        for split in ("train", *run.config.held_out)
-    }
+def score_splits(model: nn.Module, tokenizer, task: Task, config: BoostConfig) -> dict:
+    """The whole training set and every held-out split, as a ledger keeps them."""
+    splits = ("train", *config.held_out)
+    results = {split: evaluate(model, tokenizer, task, split, config.batch_size) for split in splits}
     train: Result = results.pop("train")
     return {
         "failures": train.failures,
         "train_accuracy": train.accuracy,
         "train_strict": train.strict_accuracy,
         "metrics": {split: Scores(r.accuracy, r.strict_accuracy, pack_bits(r.correct)) for split, r in results.items()},
+    }
+
+
+def base_row(model: nn.Module, tokenizer, task: Task, config: BoostConfig, fingerprint: str) -> Base:
+    """The untrained model's line."""
+    start = time.perf_counter()
+    scores = score_splits(model, tokenizer, task, config)
+    return Base(**scores, weights_fingerprint=fingerprint, seconds=round(time.perf_counter() - start, 2))
+
+
+def fixed_and_broken(failures: list[str], scores: dict) -> dict:
+    """A round's scores in terms of the failures it started from: who was fixed, who was broken."""
+    before, after = set(failures), set(scores["failures"])
+    return {
+        **scores,
+        "failures": failures,
+        "fixed": [id for id in failures if id not in after],
+        "broken": [id for id in scores["failures"] if id not in before],
     }
 
 

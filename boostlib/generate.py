@@ -45,11 +45,13 @@ def generate(
     samples: int = 1,
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
+    stop_at_end: bool = True,
 ) -> list[list[int]]:
     """`samples` completions per prompt, prompt by prompt, as token ids up to and with the end token.
 
     temperature 0 decodes greedily; otherwise samples from the untruncated softmax with torch's global generator.
-    batch_size counts prompts. on_batch is told how many prompts have just been finished.
+    batch_size counts prompts. on_batch is told how many prompts have just been finished. stop_at_end=False goes on to
+    max_new_tokens whatever is produced (for timing).
     """
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -57,7 +59,7 @@ def generate(
         **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
         repetition_penalty=1.0,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=_end_tokens(model, tokenizer),
+        eos_token_id=_end_tokens(model, tokenizer) if stop_at_end else [-1],
     )
     completions: list[list[list[int]]] = [[] for _ in prompt_ids]
     order = sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i]))

@@ -44,6 +44,10 @@ class Training:
     signal: list[float] = field(default_factory=list)  # share of groups with an advantage, each step
     skipped: str = ""  # why nothing was learned; empty where something was
 
+    def record(self) -> dict[str, Any]:
+        """The part that a round's line keeps."""
+        return {key: value for key, value in vars(self).items() if key != "seconds"}
+
 
 @dataclass(frozen=True)
 class GRPO:

@@ -121,30 +121,27 @@ class Ledger:
         """Check every line, every round file's hash and that no line is missing; returns the rounds."""
         rounds = self.rounds
         for row in rounds:
-            if row.merged and (
-                not self.v_path(row.index).exists() or fingerprint_file(self.v_path(row.index)) != row.v_sha256
-            ):
+            if not self._file_as_written(row.index, row.v_sha256):
                 raise self._bad(row.index + 1, f"{self.v_path(row.index)} is missing or was changed")
-        stray = [p for p in (self.dir / "rounds").glob("*.safetensors") if int(p.stem) > len(rounds)]
-        if stray:
-            raise self._bad(len(rounds) + 1, f"{stray[0]} is of a later round than the last line: lines were cut off")
+        later = [path for path in self._round_files() if int(path.stem) > len(rounds)]
+        if later:
+            raise self._bad(len(rounds) + 1, f"{later[0]} is of a later round than the last line: lines were cut off")
         return rounds
 
     def repair(self) -> int:
         """Cut back to the last good round, keep the old file as ledger.jsonl.bad; returns the rounds left."""
-        text = self.path.read_bytes()
-        for count in range(len(text.splitlines()), -1, -1):
-            self.path.write_bytes(b"".join(text.splitlines(keepends=True)[:count]))
-            try:
-                kept = len(self.rounds)
-                for row in self.rounds:
-                    if row.merged and fingerprint_file(self.v_path(row.index)) != row.v_sha256:
-                        raise self._bad(row.index + 1, "round file changed")
+        old = self.path.read_bytes()
+        lines = old.splitlines(keepends=True)
+        rows = self._rows(stop_at_bad=True)
+        good = len(rows)
+        for number, row in enumerate(rows[1:], start=1):
+            if not self._file_as_written(row["index"], row["v_sha256"]):
+                good = number
                 break
-            except (LedgerError, FileNotFoundError):
-                continue
-        self.path.with_suffix(".jsonl.bad").write_bytes(text)
-        for path in (self.dir / "rounds").glob("*.safetensors"):
+        self.path.with_suffix(".jsonl.bad").write_bytes(old)
+        write_durably(self.path, b"".join(lines[:good]))
+        kept = max(good - 1, 0)
+        for path in self._round_files():
             if int(path.stem) >= kept:
                 path.unlink()
         return kept
@@ -169,16 +166,21 @@ class Ledger:
         text = self.path.read_bytes() if self.path.exists() else b""
         return text[: text.rfind(b"\n") + 1]
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def _round_files(self) -> list[Path]:
+        return sorted((self.dir / "rounds").glob("[0-9]*.safetensors"))
+
+    def _file_as_written(self, index: int, sha256: str) -> bool:
+        path = self.v_path(index)
+        return not sha256 or (path.exists() and fingerprint_file(path) == sha256)
+
+    def _rows(self, stop_at_bad: bool = False) -> list[dict[str, Any]]:
         rows, previous = [], ""
         for number, line in enumerate(self._good_bytes().splitlines()):
-            try:
-                row = json.loads(line)
-                chain = row.pop("chain")
-            except (json.JSONDecodeError, KeyError, AttributeError, UnicodeDecodeError):
-                raise self._bad(number, "it is not a whole JSON line") from None
-            if chain != _chain(previous, row):
-                raise self._bad(number, "its checksum does not match: it, or the line before it, was edited or removed")
+            row, chain, why = _parse(line, previous)
+            if why and stop_at_bad:
+                break
+            if why:
+                raise self._bad(number, why)
             rows.append(row)
             previous = chain
         return rows
@@ -194,3 +196,15 @@ class Ledger:
 def _chain(previous: str, payload: dict[str, Any]) -> str:
     text = previous + json.dumps(payload, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _parse(line: bytes, previous: str) -> tuple[dict[str, Any], str, str]:
+    """(row, its checksum, what is wrong with it)."""
+    try:
+        row = json.loads(line)
+        chain = row.pop("chain")
+    except (ValueError, KeyError, AttributeError):
+        return {}, "", "it is not a whole JSON line"
+    if chain != _chain(previous, row):
+        return {}, "", "its checksum does not match: it, or the line before it, was edited or removed"
+    return row, chain, ""

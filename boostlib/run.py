@@ -103,7 +103,7 @@ def open_run(model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir
         identity = run_identity(model, task, trainer, config)
         basis = SVDBasis.from_model(model, config.adapter.basis_rank(config.rounds), config.targets)
         if (ledger.dir / "run.json").exists():
-            _check_identity(ledger, identity)
+            check_identity(ledger, identity)
         else:
             ledger.create({"identity": identity, "basis": _basis_record(basis), "environment": environment(model)})
         run = Run(model, ledger, config, basis, Weights(model, list(basis), config.w0_device))
@@ -147,6 +147,8 @@ def replay(run_dir: str | Path, round: int | None = None, model: nn.Module | Non
         model, _ = load_model(identity["model"]["name"], dtype=identity["model"]["dtype"])
     if fingerprint_tensors(model.named_parameters()) != identity["model"]["fingerprint"]:
         raise RunError(f"this is not the model that {run_dir} started from: pass {identity['model']['name']}")
+    if not isinstance(identity["adapter"], dict):
+        raise RunError(f"{run_dir} is a full fine-tuning: its weights are not in the ledger and cannot be rebuilt")
     adapter = AdapterConfig(**identity["adapter"])
     basis = SVDBasis.from_model(model, adapter.basis_rank(max(last + 1, 1)), identity["targets"])
     config = BoostConfig(rounds=max(last + 1, 1), adapter=adapter)
@@ -215,7 +217,8 @@ def _basis_record(basis: SVDBasis) -> dict[str, Any]:
     return {"rank": basis.rank, "hash": basis.hash(basis.rank)}
 
 
-def _check_identity(ledger: Ledger, identity: dict[str, Any]) -> None:
+def check_identity(ledger: Ledger, identity: dict[str, Any]) -> None:
+    """Raises RunError, naming every difference, where the run is another one."""
     recorded = ledger.header["identity"]
     differences = _differences(recorded, identity)
     if differences:

@@ -7,12 +7,13 @@ from boostlib.errors import BoostError
 from boostlib.evaluate import Result, evaluate, paired_bootstrap
 from boostlib.generate import generate
 from boostlib.grpo import GRPO
+from boostlib.identity import BoostConfig
 from boostlib.ledger import Ledger
 from boostlib.models import load_model
 from boostlib.presets import Preset, preset
 from boostlib.rank import effective_rank, epsilon_rank, subspace_overlap
 from boostlib.rounds import Round
-from boostlib.run import BoostConfig, Run, replay
+from boostlib.run import Run, replay
 from boostlib.tasks import load_task
 from boostlib.update import LowRankUpdate
 

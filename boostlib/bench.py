@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis, target_modules
 from boostlib.generate import encode, generate
+from boostlib.identity import environment
 from boostlib.models import load_model
-from boostlib.run import environment
 from boostlib.tasks import load_task
 
 REPEATS = 5

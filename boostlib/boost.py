@@ -21,8 +21,9 @@ from tqdm.auto import tqdm
 from boostlib.adapter import TinyLoRA
 from boostlib.evaluate import Result, evaluate
 from boostlib.grpo import Training
+from boostlib.identity import BoostConfig
 from boostlib.rounds import Base, Round, Scores, pack_bits
-from boostlib.run import BoostConfig, Run, open_run
+from boostlib.run import Run, open_run
 from boostlib.stable import stable_seed
 from boostlib.tasks.base import Example, Task
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from boostlib.boost import base_row, fixed_and_broken, score_splits
 from boostlib.errors import RunError
+from boostlib.identity import BoostConfig, check_identity, environment, run_identity
 from boostlib.ledger import Ledger
 from boostlib.rounds import Round
-from boostlib.run import BoostConfig, check_identity, environment, run_identity
 from boostlib.stable import fingerprint_tensors, stable_seed
 from boostlib.tasks.base import Task
 

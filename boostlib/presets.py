@@ -14,7 +14,7 @@ from typing import Any
 from boostlib.adapter import AdapterConfig
 from boostlib.errors import BoostError
 from boostlib.grpo import GRPO
-from boostlib.run import BoostConfig
+from boostlib.identity import BoostConfig
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,126 @@
+"""What makes two calls the same run, and where and when a run was started.
+
+Identity is model, data, adapter, trainer, evaluation and seed: a run directory is continued only by a call that agrees
+in all of them. Free to change: more rounds, the number of processes, paths.
+"""
+
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from boostlib.adapter import AdapterConfig
+from boostlib.errors import BoostError, DataError, RunError
+from boostlib.ledger import Ledger
+from boostlib.stable import fingerprint_json, fingerprint_tensors
+from boostlib.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class BoostConfig:
+    """Settings of a run beside those of the trainer.
+
+    rounds: how many in all; may be raised later. train_on: "failures", or "all" for TinyLoRA's way.
+    held_out: splits scored after every round. targets: module names to adapt, default every linear of the blocks.
+    batch_size: prompts decoded together in evaluation. w0_device: where the copy of W0 is kept ("cpu" saves GPU memory
+    and costs a transfer per fold); default: with the model.
+    """
+
+    rounds: int = 20
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    seed: int = 0
+    train_on: str = "failures"
+    held_out: tuple[str, ...] = ("test",)
+    targets: tuple[str, ...] | None = None
+    batch_size: int = 64
+    w0_device: str | None = None
+
+    def __post_init__(self):
+        if self.rounds < 1:
+            raise BoostError(f"BoostConfig(rounds={self.rounds}): must be at least 1")
+        if self.train_on not in ("failures", "all"):
+            raise BoostError(f'BoostConfig(train_on={self.train_on!r}): must be "failures" or "all"')
+
+
+def run_identity(model: nn.Module, task: Task, trainer, config: BoostConfig) -> dict[str, Any]:
+    """Everything that two calls must share to continue one run; plain JSON."""
+    splits = ("train", *config.held_out)
+    return {
+        "model": {
+            "name": model.config.name_or_path,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "fingerprint": fingerprint_tensors(model.named_parameters()),
+        },
+        "task": task.settings(),
+        "data": {split: _data_hash(task, split) for split in splits},
+        "adapter": asdict(config.adapter),
+        "trainer": trainer.settings(),
+        "targets": list(config.targets) if config.targets else None,
+        "train_on": config.train_on,
+        "held_out": list(config.held_out),
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+    }
+
+
+def environment(model: nn.Module) -> dict[str, str]:
+    """Where and when: device, versions, threads and date."""
+    device = model.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    libraries = ("torch", "transformers", "trl", "numpy", "boostlib")
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": f"{device.type}: {name}",
+        "threads": str(torch.get_num_threads()),
+        "python": sys.version.split()[0],
+        **{library: version(library) for library in libraries},
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [li.split(":")[1].strip() for li in info.read_text().splitlines() if "model name" in li]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor()
+
+
+def _data_hash(task: Task, split: str) -> str:
+    examples = task.split(split)
+    ids: set[str] = set()
+    for example in examples:
+        if example.id in ids:
+            raise DataError(f"task {task.name!r}, split {split!r}: id {example.id!r} occurs twice; ids must be unique")
+        ids.add(example.id)
+    return fingerprint_json([[e.id, e.prompt, e.answer] for e in examples])
+
+
+def check_identity(ledger: Ledger, identity: dict[str, Any]) -> None:
+    """Raises RunError, naming every difference, where the run is another one."""
+    recorded = ledger.header["identity"]
+    differences = _differences(recorded, identity)
+    if differences:
+        raise RunError(
+            f"{ledger.dir} holds a run with another identity: {'; '.join(differences)}. "
+            "Use those settings to continue it, or another run_dir"
+        )
+
+
+def _differences(recorded: Any, given: Any, path: str = "") -> list[str]:
+    if isinstance(recorded, dict) and isinstance(given, dict):
+        keys: Sequence[str] = sorted(recorded.keys() | given.keys())
+        return [d for k in keys for d in _differences(recorded.get(k), given.get(k), f"{path}.{k}" if path else k)]
+    return [] if recorded == given else [f"{path} was {_short(recorded)}, is {_short(given)}"]
+
+
+def _short(value: Any) -> str:
+    return repr(value) if len(repr(value)) < 40 else repr(value)[:18] + "..."

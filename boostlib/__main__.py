@@ -5,7 +5,6 @@ import logging
 import sys
 from dataclasses import replace
 
-from boostlib.adapter import SCALINGS, STRATEGIES
 from boostlib.errors import BoostError
 
 
@@ -34,23 +33,23 @@ def _reproduce(args) -> int:
 
 
 def _boost(args) -> None:
-    from boostlib.boost import boost
-    from boostlib.models import load_model
+    from boostlib.methods import run_method, with_method
     from boostlib.presets import preset
     from boostlib.report import rounds_table
-    from boostlib.tasks import load_task
 
     chosen = preset(args.preset).with_seed(args.seed)
-    adapter = replace(chosen.boost.adapter, **_given(args, "strategy", "scaling", "rank", "u", "n_tie"))
-    config = replace(chosen.boost, adapter=adapter, **_given(args, "rounds", "train_on"))
-    trainer = replace(chosen.trainer, **_given(args, "learning_rate", "max_steps"))
-    task_name = args.task or chosen.task
-    options = chosen.task_options if task_name == chosen.task else {}
-    task = load_task(task_name, data_dir=args.data_dir, **options)
-    model, tokenizer = load_model(args.model or chosen.model, dtype=args.dtype or chosen.dtype)
-    run_dir = args.run_dir or f"runs/{task_name}-{args.preset}-{adapter.strategy}-seed{args.seed}"
-    run = boost(model, tokenizer, task, trainer, config, run_dir)
-    print(rounds_table(run.ledger).round(3).to_string())
+    if args.task not in (None, chosen.task):
+        chosen = replace(chosen, task=args.task, task_options={})
+    chosen = replace(chosen, **_given(args, "model", "dtype"))
+    adapter = replace(chosen.boost.adapter, **_given(args, "scaling", "rank", "u", "n_tie"))
+    chosen = replace(
+        chosen,
+        boost=replace(chosen.boost, adapter=adapter, **_given(args, "rounds")),
+        trainer=replace(chosen.trainer, **_given(args, "learning_rate", "max_steps")),
+    )
+    run_dir = args.run_dir or f"runs/{chosen.task}-{args.preset}-{args.method}-seed{args.seed}"
+    ledger = run_method(with_method(chosen, args.method), run_dir, args.data_dir, full=args.method == "full")
+    print(rounds_table(ledger).round(3).to_string())
 
 
 def _report(args) -> None:
@@ -147,16 +146,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _boost_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--preset", default="demo", choices=("smoke", "demo", "lab", "paper"))
-    sub.add_argument("--run-dir", help="default runs/TASK-PRESET-STRATEGY-seedN; the same call continues it")
+    sub.add_argument("--run-dir", help="default runs/TASK-PRESET-METHOD-seedN; the same call continues it")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--model", help="embedded name, local folder or hub id; default: the preset's")
     sub.add_argument("--dtype", choices=("auto", "bf16", "fp32"))
     sub.add_argument("--task", help="default: the preset's")
     sub.add_argument("--data-dir", help="folder of data files, default $BOOSTLIB_DATA, else the hub")
     sub.add_argument("--rounds", type=int)
-    sub.add_argument("--strategy", choices=STRATEGIES)
-    sub.add_argument("--scaling", choices=SCALINGS)
-    sub.add_argument("--train-on", choices=("failures", "all"), help="all: TinyLoRA's way, for the baseline")
+    sub.add_argument("--method", default="rotate", choices=("rotate", "top", "tinylora", "full"), help="see methods.py")
+    sub.add_argument("--scaling", choices=("paper", "normalized"))
     for name, kind in (("rank", int), ("u", int), ("n-tie", int), ("learning-rate", float), ("max-steps", int)):
         sub.add_argument(f"--{name}", type=kind)
 

@@ -70,6 +70,11 @@ def run_identity(model: nn.Module, task: Task, trainer, config: BoostConfig) -> 
     }
 
 
+def run_directory(name: str, identity: dict[str, Any], root: str | Path = "runs") -> Path:
+    """`root/<name>-<hash of the identity>`: changed settings start a new run, the same ones continue the old."""
+    return Path(root) / f"{name}-{fingerprint_json(identity)[:10]}"
+
+
 def environment(model: nn.Module) -> dict[str, str]:
     """Where and when: device, versions, threads and date."""
     device = model.device

@@ -28,6 +28,7 @@ class Preset:
     boost: BoostConfig
     task_options: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
+    full_learning_rate: float = 1e-6  # of the full fine-tuning baseline
     also: tuple[str, ...] = ()  # other tasks that the base and the boosted model are scored on at the end
 
     def with_seed(self, seed: int) -> "Preset":

@@ -5,7 +5,7 @@ from boostlib.basis import SVDBasis, target_modules
 from boostlib.boost import boost
 from boostlib.errors import BoostError
 from boostlib.evaluate import Result, evaluate, paired_bootstrap
-from boostlib.generate import generate
+from boostlib.generate import encode, generate
 from boostlib.grpo import GRPO
 from boostlib.identity import BoostConfig
 from boostlib.ledger import Ledger
@@ -32,6 +32,7 @@ __all__ = [
     "TinyLoRA",
     "boost",
     "effective_rank",
+    "encode",
     "epsilon_rank",
     "evaluate",
     "generate",

@@ -48,7 +48,7 @@ def boost(
         try:
             if run.base is None:
                 bar.set_postfix_str("evaluating the untrained model")
-                run.ledger.append(base_row(model, tokenizer, task, config, run.fingerprint()))
+                run.ledger.append(base_row(model, tokenizer, task, config, run.fingerprint(), progress))
             for t in range(len(run.rounds), config.rounds):
                 failures = run.ledger.failures_after(t)  # 1 and 2
                 if not failures:
@@ -74,10 +74,13 @@ def _train(run: Run, tokenizer, task: Task, trainer, failures: list[str], adapte
         adapter.v.data.copy_(recorded[0])
         return Training(**recorded[1])
 
-    def show(step: dict) -> None:
-        bar.set_postfix(round=index, failures=len(failures), step=f"{step['step']}/{step['of']}", reward=step["reward"])
+    accuracy = (run.rounds[-1] if index else run.base).train_accuracy
+    status = {"round": index, "failures": len(failures), "accuracy": f"{accuracy:.3f}"}
 
-    bar.set_postfix(round=index, failures=len(failures))
+    def show(step: dict) -> None:
+        bar.set_postfix(**status, step=f"{step['step']}/{step['of']}", reward=f"{step['reward']:.3f}")
+
+    bar.set_postfix(**status)
     adapter.attach(run.model, run.weights)
     try:
         examples = task.split("train")
@@ -102,7 +105,11 @@ def _merge_and_record(
     update = adapter.update()
     retention = 1.0 if trained.skipped else run.weights.merge(update)
     merged = time.perf_counter()
-    scores = _unchanged(last, failures) if trained.skipped else score_splits(run.model, tokenizer, task, run.config)
+    scores = (
+        _unchanged(last, failures)
+        if trained.skipped
+        else score_splits(run.model, tokenizer, task, run.config, not bar.disable)
+    )
     row = Round(
         index=adapter.round,
         num_parameters=adapter.num_parameters,
@@ -126,10 +133,10 @@ def _merge_and_record(
     _tell(bar, row)
 
 
-def score_splits(model: nn.Module, tokenizer, task: Task, config: BoostConfig) -> dict:
+def score_splits(model: nn.Module, tokenizer, task: Task, config: BoostConfig, progress: bool = True) -> dict:
     """The whole training set and every held-out split, as a ledger keeps them."""
     splits = ("train", *config.held_out)
-    results = {split: evaluate(model, tokenizer, task, split, config.batch_size) for split in splits}
+    results = {split: evaluate(model, tokenizer, task, split, config.batch_size, progress=progress) for split in splits}
     train: Result = results.pop("train")
     return {
         "failures": train.failures,
@@ -139,10 +146,10 @@ def score_splits(model: nn.Module, tokenizer, task: Task, config: BoostConfig) -
     }
 
 
-def base_row(model: nn.Module, tokenizer, task: Task, config: BoostConfig, fingerprint: str) -> Base:
+def base_row(model, tokenizer, task: Task, config: BoostConfig, fingerprint: str, progress: bool = True) -> Base:
     """The untrained model's line."""
     start = time.perf_counter()
-    scores = score_splits(model, tokenizer, task, config)
+    scores = score_splits(model, tokenizer, task, config, progress)
     return Base(**scores, weights_fingerprint=fingerprint, seconds=round(time.perf_counter() - start, 2))
 
 

@@ -50,7 +50,7 @@ def run_method(chosen: Preset, run_dir: str | Path, data_dir: str | None = None,
 
 
 def recorded_runs(folder: str | Path, section: str, preset: str) -> Mapping[str, Sequence[Ledger]]:
-    """Runs by label, from the directories `<section>-<preset>-<method>-seed<k>` of `folder`; {} where there are none."""
+    """Runs by label, from directories `<section>-<preset>-<method>-seed<k>` of `folder`; {} where there are none."""
     found = {}
     for method in METHODS:
         paths = sorted(Path(folder).glob(f"{section}-{preset}-{method}-seed*"))

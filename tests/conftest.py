@@ -1,0 +1,79 @@
+"""What every test stands on: no network, one thread a process, and a model small enough to build anew in a moment.
+
+`make test` runs two processes at once, and two torches of two threads each would fight over two cores. One thread also
+keeps results equal bit for bit between a test and the children that it starts, which inherit the setting. It has to be
+set before torch is imported.
+"""
+
+import os
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    WANDB_MODE="disabled",
+    MPLBACKEND="Agg",
+    OMP_NUM_THREADS="1",
+)
+
+from collections.abc import Callable  # noqa: E402
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
+
+# the time of one example says more about the machine than about the code
+hypothesis.settings.register_profile("boostlib", deadline=None)
+hypothesis.settings.load_profile("boostlib")
+
+SPECIAL = ["<pad>", "<eos>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + eos_token + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama() -> Callable[..., LlamaForCausalLM]:
+    """`tiny_llama(seed=0, dtype=torch.float32, layers=2)`: a fresh random model, 7 target modules a layer."""
+
+    def build(seed: int = 0, dtype: torch.dtype = torch.float32, layers: int = 2) -> LlamaForCausalLM:
+        config = LlamaConfig(
+            vocab_size=len(SPECIAL) + 256,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=1,
+            tie_word_embeddings=True,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return LlamaForCausalLM(config).to(dtype).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, so that every text comes back as it was; ids 0 and 1 are pad and eos."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(SPECIAL + alphabet)}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        padding_side="left",
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,129 @@
+"""Fakes that the tests of the loop share: a task with a deterministic score, and a trainer that trains nothing.
+
+Run as a script, `python helpers.py MODEL_DIR RUN_DIR ROUNDS [SLEEP]`, it does one run in a process of its own.
+"""
+
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from boostlib import AdapterConfig, BoostConfig, Ledger, boost
+from boostlib.grpo import Training
+from boostlib.stable import philox
+from boostlib.tasks.base import Example, Score
+
+
+@contextmanager
+def disk_for(size: int) -> Iterator[None]:
+    """Inside, no file grows beyond `size` bytes: writes fail half-way, as on a full disk."""
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, kept[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@dataclass
+class ParityTask:
+    """A completion is right where the sum of its bytes is odd or even, as its example asks."""
+
+    train: int = 12
+    test: int = 6
+    max_new_tokens: int = 2
+    name: str = "parity"
+    odd: bool | None = None  # what every example asks for, where it is the same
+    chat: bool = False
+    extra: dict = field(default_factory=dict)
+
+    def split(self, name: str) -> list[Example]:
+        coins = philox("parity", name).random(getattr(self, name)) < 0.5
+        return [
+            Example(f"{name}-{i}", self._prompt(f"count {name[:2]} {chr(97 + i % 26)}{i}"), str(int(coin)))
+            for i, coin in enumerate(coins)
+        ]
+
+    def _prompt(self, text: str):
+        return [{"role": "user", "content": text}] if self.chat else text
+
+    def score(self, completion: str, example: Example) -> Score:
+        wanted = int(example.answer) if self.odd is None else int(self.odd)
+        right = sum(completion.encode()) % 2 == wanted
+        return Score(right, right and len(completion) > 1)
+
+    def settings(self) -> dict:
+        return {"name": self.name, "max_new_tokens": self.max_new_tokens, **self.extra}
+
+
+@dataclass
+class FakeTrainer:
+    """Sets v from the seed and the failures; `skip` names rounds that learn nothing; `on_round` is told each round."""
+
+    scale: float = 3.0
+    skip: tuple[int, ...] = ()
+    on_round: Callable[[int], None] = lambda index: None
+    trained: list[int] = field(default_factory=list)
+    sleep: float = 0.0
+
+    def settings(self) -> dict:
+        return {"kind": "fake", "scale": self.scale}
+
+    def train(self, model, tokenizer, task, examples, adapter, seed=0, on_step=None) -> Training:
+        assert all(p.requires_grad == (name == "boost_adapter.v") for name, p in model.named_parameters())
+        self.on_round(adapter.round)
+        time.sleep(self.sleep)
+        self.trained.append(adapter.round)
+        noise = philox("fake", seed, *[e.id for e in examples]).standard_normal(tuple(adapter.v.shape))
+        adapter.v.data.copy_(torch.from_numpy(self.scale * noise))
+        if adapter.round in self.skip:
+            return Training(skipped="nothing to learn")
+        if on_step:
+            on_step({"step": 1, "of": 1, "reward": 0.5})
+        return Training(steps=1, tokens=len(examples), samples=2, rewards=[0.5], signal=[1.0])
+
+
+def config(rounds: int = 3, **settings) -> BoostConfig:
+    """A run of so many rounds at 6 numbers a round (14 modules in groups of 7, u=3)."""
+    adapter = {name: settings.pop(name) for name in list(settings) if name in AdapterConfig.__dataclass_fields__}
+    return BoostConfig(rounds=rounds, adapter=AdapterConfig(**{"n_tie": 7, "u": 3, **adapter}), **settings)
+
+
+def rows(ledger: Ledger) -> list[dict]:
+    """Everything that a ledger says, times aside."""
+    found = [asdict(row) for row in [ledger.base, *ledger.rounds] if row]
+    for row in found:
+        del row["seconds"]
+        row.pop("v_sha256", None)
+    return found
+
+
+def same_runs(one: Ledger, other: Ledger) -> bool:
+    """Whether two runs agree in every row and in every number that was trained, times aside."""
+    vs = [[ledger.load_v(row.index)[0] for row in ledger.rounds] for ledger in (one, other)]
+    return rows(one) == rows(other) and all(torch.equal(x, y) for x, y in zip(*vs, strict=True))
+
+
+def main(model_dir: str, run_dir: str, rounds: str, sleep: str = "0") -> None:
+    from boostlib import load_model
+
+    torch.set_num_threads(1)
+    model, tokenizer = load_model(model_dir, dtype="float32", device="cpu")
+    print("started", flush=True)
+    trainer = FakeTrainer(sleep=float(sleep))
+    boost(model, tokenizer, ParityTask(), trainer, config(int(rounds)), Path(run_dir), progress=False)
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(*sys.argv[1:])

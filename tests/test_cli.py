@@ -1,0 +1,103 @@
+"""The command line, tables of runs and the choice of methods, on small runs made with fakes."""
+
+import json
+
+import pytest
+from helpers import FakeTrainer, ParityTask
+
+from boostlib import AdapterConfig, BoostConfig, Ledger, boost
+from boostlib.__main__ import main
+from boostlib.errors import BoostError
+from boostlib.methods import METHODS, recorded_runs, with_method
+from boostlib.presets import MATH
+from boostlib.report import gains_table, rounds_table
+from boostlib.reproduce import select, summary
+
+
+@pytest.fixture
+def run(tiny_llama, tiny_tokenizer, tmp_path):
+    config = BoostConfig(rounds=2, adapter=AdapterConfig(n_tie=7))
+    return boost(tiny_llama(), tiny_tokenizer, ParityTask(), FakeTrainer(), config, tmp_path / "run", progress=False)
+
+
+def test_report_prints_every_round_and_an_interval(run, capsys):
+    assert main(["report", str(run.dir)]) == 0
+    printed = capsys.readouterr().out
+    table = rounds_table(run.ledger)
+    assert list(table.index) == ["base", 0, 1]
+    assert table["test"].tolist() == [run.base.metrics["test"].accuracy] + [
+        row.metrics["test"].accuracy for row in run.rounds
+    ]
+    assert "high" in printed and str(run.dir) in printed
+
+
+def test_gain_is_the_difference_of_the_recorded_accuracies(run):
+    row = gains_table({"x": [run.ledger]}).loc["x"]
+    assert row["boosted"] == pytest.approx(run.rounds[-1].metrics["test"].accuracy)
+    assert row["gain"] == pytest.approx(row["boosted"] - row["base"])
+    assert row["low"] <= row["gain"] <= row["high"]
+    assert row["fixed"] == sum(len(r.fixed) for r in run.rounds)
+
+
+def test_verify_accepts_a_whole_ledger_and_names_the_edited_line(run, capsys):
+    assert main(["verify", str(run.dir)]) == 0
+    lines = run.ledger.path.read_text().splitlines(keepends=True)
+    row = json.loads(lines[1])
+    row["train_accuracy"] = 1.0
+    run.ledger.path.write_text(lines[0] + json.dumps(row) + "\n" + lines[2])
+    assert main(["verify", str(run.dir)]) == 1
+    assert "line 2" in capsys.readouterr().err
+    assert main(["verify", str(run.dir), "--repair"]) == 0
+    assert Ledger(run.dir).rounds == []
+
+
+def test_errors_are_one_line_without_a_traceback(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "run.json" in error and "Traceback" not in error
+    assert main(["boost", "--task", "nonsense", "--run-dir", str(tmp_path / "x")]) == 1
+    assert "nonsense" in capsys.readouterr().err
+
+
+def test_every_method_of_a_preset_takes_the_same_number_of_steps():
+    chosen = MATH["demo"]
+    for method in METHODS:
+        made = with_method(chosen, method)
+        steps = made.boost.rounds * made.trainer.num_steps(256)
+        assert steps == chosen.boost.rounds * chosen.trainer.num_steps(256)
+    assert with_method(chosen, "tinylora").boost.train_on == "all"
+    with pytest.raises(BoostError, match="nonsense"):
+        with_method(chosen, "nonsense")
+
+
+def test_recorded_runs_are_found_by_section_preset_and_method(run, tmp_path):
+    run.dir.rename(tmp_path / "math-demo-top-seed3")
+    assert list(recorded_runs(tmp_path, "math", "demo")) == ["rounds in the top block"]
+    assert recorded_runs(tmp_path, "math", "paper") == {}
+
+
+def test_reproduce_selects_by_number_and_refuses_unknown_ones():
+    assert [path.stem for path in select(["01"])] == ["01_math"]
+    with pytest.raises(BoostError, match="--only 99"):
+        select(["99"])
+    assert summary([]) == ""
+
+
+def test_reproduce_runs_a_notebook_and_says_what_it_showed(tmp_path):
+    import nbformat
+
+    from boostlib.reproduce import _execute
+
+    cells = [nbformat.v4.new_code_cell("preset = 'none'"), nbformat.v4.new_code_cell("print('preset', preset)")]
+    cells[0].metadata["tags"], cells[1].metadata["tags"] = ["parameters"], ["shows"]
+    source, out = tmp_path / "00_x.ipynb", tmp_path / "out"
+    out.mkdir()
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+    nbformat.write(notebook, source)
+    outcome = _execute(source, out, "smoke")
+    assert (outcome.shows, outcome.error) == ("preset smoke", "")
+    notebook.cells[1].source = "1 / 0"
+    nbformat.write(notebook, source)
+    assert "ZeroDivisionError" in _execute(source, out, "smoke").error

@@ -1,0 +1,154 @@
+"""The repo around the code: layers, declared dependencies, pins, and what must not be in committed files."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from boostlib.embedded import EMBEDDED, REQUIREMENTS
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "boostlib"
+
+# Each file imports only from files above it. A new file goes in where it belongs; a folder is one entry.
+LAYERS = """
+    errors stable durable
+    basis rank update adapter
+    rounds ledger
+    sandbox
+    tasks
+    embedded models
+    generate evaluate
+    identity run
+    grpo supervised
+    boost finetune
+    presets methods
+    gate report bench
+    plots
+    reproduce doctor
+    __init__
+    __main__
+"""
+ORDER = LAYERS.split()
+
+
+def _layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Full names of all that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full, without dots"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def _declared() -> dict[str, Requirement]:
+    project = _project()
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
+
+
+def _pinned() -> dict[str, str]:
+    lines = (line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
+    return {canonicalize_name(name): pin for name, _, pin in (line.partition("==") for line in lines if line)}
+
+
+# --- layers
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_only_upwards_in_the_order_of_the_layout(path):
+    here = _layer(path)
+    assert here in ORDER, f"{here} has no place in the order of layers yet: add it to LAYERS in {Path(__file__).name}"
+    above = {here, *ORDER[: ORDER.index(here)]}  # the files of one folder may use each other
+    for name in _imports(path):
+        if name.split(".")[0] == "boostlib":
+            layer = next((part for part in name.split(".")[1:2] if part in ORDER), "__init__")
+            assert layer in above, f"{path.name} imports {name}, and {layer} is not above {here}"
+
+
+def test_a_wrong_import_would_be_found(tmp_path):
+    file = tmp_path / "wrong.py"
+    file.write_text("def f():\n    from boostlib import plots\n    import boostlib.boost\n")
+    assert list(_imports(file)) == ["boostlib.plots", "boostlib.boost"]
+
+
+# --- dependencies
+
+
+def test_every_import_is_declared():
+    runtime = {canonicalize_name(Requirement(line).name) for line in _project()["dependencies"]}
+    owners = packages_distributions()
+    for path in PACKAGE.rglob("*.py"):
+        for module in {name.split(".")[0] for name in _imports(path)} - set(sys.stdlib_module_names) - {"boostlib"}:
+            found = {canonicalize_name(owner) for owner in owners.get(module, [])}
+            assert found & runtime, f"{path.name} imports {module}, which no dependency in pyproject.toml provides"
+
+
+def test_every_dependency_is_pinned_within_its_range():
+    declared, pinned = _declared(), _pinned()
+    assert set(declared) == set(pinned)
+    outside = [name for name, pin in pinned.items() if Version(pin) not in declared[name].specifier]
+    assert not outside
+
+
+@pytest.mark.skipif(
+    Path(sys.prefix) != ROOT / ".venv", reason="not the environment that make sets up: other versions may be intended"
+)
+def test_installed_versions_are_the_pinned_ones():
+    def installed(name: str) -> str:
+        try:
+            return Version(version(name)).public  # without the +cpu of a torch build
+        except PackageNotFoundError:
+            return "not installed"
+
+    pinned = _pinned()
+    assert {name: installed(name) for name in pinned} == {name: Version(pin).public for name, pin in pinned.items()}
+
+
+def test_conda_environment_lists_the_same_packages():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert {"-c requirements.txt", "-e ."} <= set(pip)
+    assert {canonicalize_name(name) for name in pip if not name.startswith("-")} == set(_pinned())
+    assert Version("3.11") in Requirement(f"python{_project()['requires-python']}").specifier
+    assert "python=3.11" in environment["dependencies"]
+
+
+def test_embedded_models_are_pinned_with_hashes_and_shipped():
+    text = REQUIREMENTS.read_text()
+    entries = re.findall(r"^([\w-]+)==\S+((?: \\\n +--hash=sha256:[0-9a-f]{64})+)$", text, flags=re.MULTILINE)
+    assert len(entries) == text.count("==")
+    assert {model.package for model in EMBEDDED.values()} <= {name for name, _ in entries}
+    package_data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert REQUIREMENTS.name in package_data["boostlib"]
+
+
+def test_software_version_is_the_same_everywhere():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == _project()["version"]
+
+
+# --- what is committed
+
+
+def test_no_path_of_a_machine_in_committed_texts():
+    files = [path for kind in ("*.md", "notebooks/*.ipynb", "data/**/*.json*") for path in ROOT.glob(kind)]
+    found = [path.name for path in files if re.search(r"(?<![\w~.])/(home|root|work|Users)/\w", path.read_text())]
+    assert not found

@@ -19,6 +19,8 @@ MODELS := boostlib/requirements-models.txt
 export WANDB_MODE := disabled
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# a broken .venv must never let pip install into the Python behind it
+export PIP_REQUIRE_VIRTUALENV := 1
 
 .PHONY: help reproduce test test-slow lint lab setup clean
 
@@ -50,9 +52,11 @@ setup: $(READY)
 $(READY): requirements.txt pyproject.toml $(MODELS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "boostlib needs Python 3.11 or newer, $(PYTHON) is older or missing: make PYTHON=python3.12 ..."; exit 1; }
-	@if [ -e $(UNFINISHED) ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then $(PYTHON) -m venv --clear $(VENV); fi
-	@rm -f $(READY)
+	@if [ -e $(UNFINISHED) ] || [ ! -e $(VENV)/pyvenv.cfg ]; then \
+		mkdir -p $(VENV) && touch $(UNFINISHED) && find $(VENV) -mindepth 1 ! -name .unfinished -delete && \
+		$(PYTHON) -m venv $(VENV); fi
 	@touch $(UNFINISHED)
+	@rm -f $(READY)
 	@echo "setting up $(VENV): once, a few minutes"
 	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' requirements.txt)"
 	$(BIN)/python -m pip install -q -r requirements.txt

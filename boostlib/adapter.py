@@ -168,7 +168,7 @@ class TinyLoRA:
         self._weights = self._weights or Weights(self._model, self.names)
         total = self._weights.update + self.update()
         plain = {name: module.weight.data for name, module in self._weights.modules.items()}
-        self._live = False
+        live, self._live = self._live, False
         try:
             for name, module in self._weights.modules.items():
                 module.weight.data = self._weights.value(name, total)
@@ -176,7 +176,7 @@ class TinyLoRA:
         finally:
             for name, module in self._weights.modules.items():
                 module.weight.data = plain[name]
-            self._live = True
+            self._live = live
 
     def _hook(self, index: int):
         (left, vh, p), group = self._on_device[self.names[index]], self.group(index)

@@ -12,9 +12,9 @@ Departures from a textbook SVD, and why:
 - On disk it is filed under a hash of the weights it belongs to; another model's basis cannot be picked up.
 """
 
+import contextlib
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -125,24 +125,25 @@ class SVDBasis(Mapping[str, tuple[Tensor, Tensor, Tensor]]):
             for name, triplet in self.items()
             for part, tensor in zip(("U", "S", "Vh"), triplet, strict=True)
         }
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            os.close(handle)
             save_file(tensors, temporary, metadata={"weights": key, "modules": "\n".join(self)})
             os.replace(temporary, path)
-        except OSError as error:  # a full or read-only cache costs time, not the run
+        except (OSError, SafetensorError) as error:  # a full or read-only cache costs time, not the run
             log.warning("basis not cached under %s: %s", path, error)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     @classmethod
     def _load(cls, path: Path, key: str) -> "SVDBasis | None":
         try:
             with safe_open(path, framework="pt") as file:
-                if file.metadata()["weights"] != key:
+                if (file.metadata() or {}).get("weights") != key:
                     return None
                 names = file.metadata()["modules"].split("\n")
                 return cls({n: tuple(file.get_tensor(f"{n}.{part}") for part in ("U", "S", "Vh")) for n in names})
-        except (FileNotFoundError, SafetensorError):  # not there, or cut short by a full disk: compute it anew
+        except (OSError, SafetensorError):  # not there, or cut short by a full disk: compute it anew
             return None
 
 

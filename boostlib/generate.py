@@ -46,6 +46,7 @@ def generate(
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
     stop_at_end: bool = True,
+    oom_setting: str = "batch_size (prompts decoded together)",
 ) -> list[list[int]]:
     """`samples` completions per prompt, prompt by prompt, as token ids up to and with the end token.
 
@@ -66,7 +67,7 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        with flat_linears(model), explain_oom("batch_size (prompts decoded together)", batch_size):
+        with flat_linears(model), explain_oom(oom_setting, batch_size):
             prefix = shared_prefix(prompt_ids)
             cache = _read(model, torch.tensor([prefix], device=model.device), None, None) if prefix else None
             for start in range(0, len(order), batch_size):

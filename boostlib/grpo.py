@@ -66,6 +66,7 @@ class GRPO:
     max_steps: int = 8
     temperature: float = 1.0
     micro_batch: int = 128  # completions per forward and backward pass: lower it for less memory, same result
+    rollout_batch: int = 512  # completions sampled together: lower it for less memory
     beta: float = 0.0
     max_grad_norm: float = 1.0
     gradient_checkpointing: bool = False
@@ -77,8 +78,9 @@ class GRPO:
                 raise BoostError(f"GRPO({name}={getattr(self, name)}): must be at least 1")
         if self.samples < 2:
             raise BoostError("GRPO(samples=1): an advantage compares samples of one prompt; use at least 2")
-        if not self.learning_rate > 0 or not self.temperature > 0:
-            raise BoostError("GRPO: learning_rate and temperature must be positive")
+        for name in ("learning_rate", "temperature", "epochs"):
+            if not getattr(self, name) > 0:
+                raise BoostError(f"GRPO({name}={getattr(self, name)}): must be positive")
 
     def settings(self) -> dict[str, Any]:
         """What identifies this trainer in a run."""
@@ -135,10 +137,14 @@ class GRPO:
                 processing_class=tokenizer,
                 callbacks=[_Recorder(trained, on_step)],
             )
-            trainer.adapter = adapter
+            trainer.adapter, trainer.rollout_batch = adapter, self.rollout_batch
             trainer.remove_callback(PrinterCallback)
             try:
                 trainer.train()
+            except RuntimeError as error:  # torch.multinomial, on folded weights that overflowed
+                if "probability tensor contains" not in str(error):
+                    raise
+                raise TrainingError(f"NaN in rollouts: lower learning_rate, now {self.learning_rate}") from error
             finally:
                 _restore_forward(model, own_forward)
                 model.eval()
@@ -182,6 +188,7 @@ class _FoldingTrainer(GRPOTrainer):
 
     adapter: TinyLoRA | None = None
     generated_tokens = 0
+    rollout_batch = 512  # completions sampled together
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         with self.adapter.folded() if self.adapter else nullcontext():
@@ -202,6 +209,8 @@ class _FoldingTrainer(GRPOTrainer):
             self.max_completion_length,
             temperature=self.temperature,
             samples=num_generations if whole else 1,
+            batch_size=max(1, self.rollout_batch // num_generations) if whole else self.rollout_batch,
+            oom_setting="rollout_batch of GRPO (completions sampled together)",
         )
 
     def _compute_loss(self, model, inputs):
@@ -233,7 +242,8 @@ def completion_logps(model: nn.Module, ids: Tensor, mask: Tensor, keep: int) -> 
     both, inverse = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
     ids, mask = both.chunk(2, dim=1)
     start = mask.argmax(dim=1)  # (U,) first real token
-    length = len(shared_prefix([row[m.bool()][: -keep or None].tolist() for row, m in zip(ids, mask, strict=True)]))
+    prompts = [row[m.bool()].tolist() for row, m in zip(ids[:, :-keep], mask[:, :-keep], strict=True)]
+    length = len(shared_prefix(prompts))
     column = torch.arange(ids.shape[1] - length, device=ids.device)
     keep_column = column + length * (column >= start[:, None])  # (U, L - P): left padding stays, the prefix goes
     rest, rest_mask = ids.gather(1, keep_column), mask.gather(1, keep_column)
@@ -264,6 +274,8 @@ class _Recorder(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **_):
         if "reward" not in (logs or {}):
             return
+        if logs["reward"] is None or not math.isfinite(logs["reward"]):
+            raise TrainingError(f"the reward is NaN at step {state.global_step}: the task's score is at fault")
         if not math.isfinite(logs.get("loss", 0.0)) or not math.isfinite(logs.get("grad_norm", 0.0)):
             raise TrainingError(
                 f"NaN in loss or gradient at step {state.global_step}: lower learning_rate, now {args.learning_rate}"

@@ -4,6 +4,7 @@ Identity is model, data, adapter, trainer, evaluation and seed: a run directory 
 in all of them. Free to change: more rounds, the number of processes, paths.
 """
 
+import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ class BoostConfig:
 def run_identity(model: nn.Module, task: Task, trainer, config: BoostConfig) -> dict[str, Any]:
     """Everything that two calls must share to continue one run; plain JSON."""
     splits = ("train", *config.held_out)
-    return {
+    identity = {
         "model": {
             "name": model.config.name_or_path,
             "dtype": str(model.dtype).removeprefix("torch."),
@@ -68,6 +69,7 @@ def run_identity(model: nn.Module, task: Task, trainer, config: BoostConfig) -> 
         "batch_size": config.batch_size,
         "seed": config.seed,
     }
+    return json.loads(json.dumps(identity))  # as it will be read back: no tuples, string keys
 
 
 def run_directory(name: str, identity: dict[str, Any], root: str | Path = "runs") -> Path:
@@ -113,6 +115,8 @@ def check_identity(ledger: Ledger, identity: dict[str, Any]) -> None:
     """Raises RunError, naming every difference, where the run is another one."""
     recorded = ledger.header["identity"]
     differences = _differences(recorded, identity)
+    if len(differences) == 1 and differences[0].startswith("model.fingerprint"):
+        differences[0] += " (a model that was boosted already? load it again)"
     if differences:
         raise RunError(
             f"{ledger.dir} holds a run with another identity: {'; '.join(differences)}. "

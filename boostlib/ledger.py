@@ -27,7 +27,7 @@ from torch import Tensor
 from boostlib.durable import disk_error, reached, write_durably
 from boostlib.errors import LedgerError, RunError
 from boostlib.rounds import Base, Round, restore
-from boostlib.stable import fingerprint_file
+from boostlib.stable import fingerprint_tensors
 
 
 class Ledger:
@@ -110,8 +110,9 @@ class Ledger:
             return None
 
     def v_sha256(self, index: int) -> str:
-        """SHA-256 of a round's file as it lies on the disk."""
-        return fingerprint_file(self.v_path(index))
+        """SHA-256 of a round's numbers as they lie on the disk; empty where the file is missing or damaged."""
+        recorded = self.load_v(index)
+        return fingerprint_tensors({"v": recorded[0]}) if recorded else ""
 
     def v_path(self, index: int) -> Path:
         """Where the numbers of a round are kept."""
@@ -170,8 +171,7 @@ class Ledger:
         return sorted((self.dir / "rounds").glob("[0-9]*.safetensors"))
 
     def _file_as_written(self, index: int, sha256: str) -> bool:
-        path = self.v_path(index)
-        return not sha256 or (path.exists() and fingerprint_file(path) == sha256)
+        return not sha256 or self.v_sha256(index) == sha256
 
     def _rows(self, stop_at_bad: bool = False) -> list[dict[str, Any]]:
         rows, previous = [], ""
@@ -203,7 +203,7 @@ def _parse(line: bytes, previous: str) -> tuple[dict[str, Any], str, str]:
     try:
         row = json.loads(line)
         chain = row.pop("chain")
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         return {}, "", "it is not a whole JSON line"
     if chain != _chain(previous, row):
         return {}, "", "its checksum does not match: it, or the line before it, was edited or removed"

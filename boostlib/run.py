@@ -67,13 +67,14 @@ def open_run(model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir
     ledger = Ledger(run_dir)
     with ledger.locked():
         identity = run_identity(model, task, trainer, config)
-        basis = SVDBasis.from_model(model, config.adapter.basis_rank(config.rounds), config.targets)
-        if (ledger.dir / "run.json").exists():
+        rounds = ledger.verify()
+        started = (ledger.dir / "run.json").exists() or ledger.path.exists()  # a ledger without run.json is an error
+        if started:
             check_identity(ledger, identity)
-        else:
+        basis = SVDBasis.from_model(model, config.adapter.basis_rank(max(config.rounds, len(rounds))), config.targets)
+        if not started:
             ledger.create({"identity": identity, "basis": _basis_record(basis), "environment": environment(model)})
         run = Run(model, ledger, config, basis, Weights(model, list(basis), config.w0_device))
-        rounds = ledger.verify()
         run.weights.set(rebuild(ledger, basis, config.adapter, len(rounds)))
         _report_match(run, rounds)
         try:

@@ -42,7 +42,7 @@ class LowRankUpdate(Mapping[str, tuple[Tensor, Tensor]]):
     def norm(self) -> float:
         """Frobenius norm over all weights together, in fp64 from the factors: |BA|^2 = <B^T B, A A^T>."""
         squares = (((b.double().T @ b.double()) * (a.double() @ a.double().T)).sum() for b, a in self.values())
-        return float(sum(float(square) for square in squares)) ** 0.5
+        return max(0.0, float(sum(float(square) for square in squares))) ** 0.5
 
     def save(self, path: str | Path) -> None:
         """One safetensors file with `<module>.B` and `<module>.A`."""

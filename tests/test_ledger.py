@@ -190,15 +190,18 @@ def test_a_garbage_line_is_named(tmp_path, garbage):
         ledger.verify()
 
 
-def test_a_torn_last_line_is_dropped_and_overwritten(tmp_path):
+@pytest.mark.parametrize("short", [True, False])
+def test_a_torn_last_line_is_dropped_and_overwritten(tmp_path, short):
     undisturbed = record(tmp_path / "a", 3)
     ledger = record(tmp_path / "b", 2)
     whole = lines(ledger)
     add(ledger, 2)
-    ledger.path.write_bytes(b"".join(whole) + lines(ledger)[-1][:-40])
+    torn = lines(ledger)[-1][:-40]
+    ledger.path.write_bytes(b"".join(whole) + (torn if short else 3 * torn))
     assert len(ledger.verify()) == 2
     add(ledger, 2)
     assert plain(ledger.verify()) == plain(undisturbed.rounds)
+    assert ledger.path.read_bytes().endswith(b"}\n")
 
 
 def test_cut_off_last_lines_are_noticed(tmp_path):

@@ -83,7 +83,8 @@ def _verify(args) -> None:
 
     ledger = Ledger(args.run)
     if args.repair:
-        print(f"{args.run}: cut back to {ledger.repair()} good rounds; the old ledger is ledger.jsonl.bad")
+        with ledger.locked():
+            print(f"{args.run}: cut back to {ledger.repair()} good rounds; the old ledger is ledger.jsonl.bad")
     rounds = ledger.verify()
     print(f"{args.run}: {len(rounds)} rounds, every line and round file as written")
     if args.weights:

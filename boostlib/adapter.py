@@ -134,7 +134,10 @@ class TinyLoRA:
         """
         if hasattr(model, "boost_adapter"):
             raise ModelError("this model has an adapter attached already: detach it first")
-        modules = [model.get_submodule(name) for name in self.names]
+        try:
+            modules = [model.get_submodule(name) for name in self.names]
+        except AttributeError as error:
+            raise ModelError(f"this adapter was made for another model: {error}") from None
         device = modules[0].weight.device
         self.v.data = self.v.data.to(device)
         self._on_device = {name: tuple(t.to(device) for t in parts) for name, parts in self._factors.items()}
@@ -165,16 +168,16 @@ class TinyLoRA:
         """
         if self._model is None:
             raise BoostError("folded() needs an attached adapter: call attach(model) first")
-        self._weights = self._weights or Weights(self._model, self.names)
-        total = self._weights.update + self.update()
-        plain = {name: module.weight.data for name, module in self._weights.modules.items()}
+        weights = self._weights or Weights(self._model, self.names)
+        total = weights.update + self.update()
+        plain = {name: module.weight.data for name, module in weights.modules.items()}
         live, self._live = self._live, False
         try:
-            for name, module in self._weights.modules.items():
-                module.weight.data = self._weights.value(name, total)
+            for name, module in weights.modules.items():
+                module.weight.data = weights.value(name, total)
             yield
         finally:
-            for name, module in self._weights.modules.items():
+            for name, module in weights.modules.items():
                 module.weight.data = plain[name]
             self._live = live
 
@@ -207,6 +210,8 @@ class TinyLoRA:
         return u[:, span] * scale, vh[span].contiguous(), torch.from_numpy(noise / math.sqrt(r)).float()
 
     def _check_reach(self, basis: SVDBasis) -> None:
+        if min(block for block, _ in self.plan) < 0:
+            raise BoostError(f"round {self.round} asks for a negative block of directions: rounds count from 0")
         need = (max(block for block, _ in self.plan) + 1) * self.config.rank
         if need > basis.rank:
             raise BoostError(

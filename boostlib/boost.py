@@ -11,6 +11,7 @@ recorded with its reason and merges nothing; every round is on disk before the n
 any instant and continued by the same call.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +21,13 @@ from tqdm.auto import tqdm
 
 from boostlib.adapter import TinyLoRA
 from boostlib.evaluate import Result, evaluate
-from boostlib.grpo import Training
 from boostlib.identity import BoostConfig
-from boostlib.rounds import Base, Round, Scores, pack_bits
+from boostlib.rounds import Base, Round, Scores, Training, pack_bits
 from boostlib.run import Run, open_run
 from boostlib.stable import stable_seed
 from boostlib.tasks.base import Example, Task
+
+log = logging.getLogger(__name__)
 
 
 def boost(
@@ -52,14 +54,16 @@ def boost(
             for t in range(len(run.rounds), config.rounds):
                 failures = run.ledger.failures_after(t)  # 1 and 2
                 if not failures:
-                    bar.write("nothing is answered wrongly any more: no failures left to train on")
+                    _say(bar, "nothing is answered wrongly any more: no failures left to train on")
                     break
                 adapter = TinyLoRA(run.basis, config.adapter, t)
                 trained = _train(run, tokenizer, task, trainer, failures, adapter, bar)  # 3
                 _merge_and_record(run, tokenizer, task, failures, adapter, trained, bar)  # 4
                 bar.update()
         except KeyboardInterrupt:
-            bar.write(f"stopped after {len(run.rounds)} of {config.rounds} rounds: the same call continues {run.dir}")
+            log.warning(
+                "stopped after %d of %d rounds: the same call continues %s", len(run.rounds), config.rounds, run.dir
+            )
             raise
         finally:
             bar.close()
@@ -185,14 +189,22 @@ def _round_seed(run: Run, index: int) -> int:
 
 def _tell(bar, row: Round) -> None:
     if row.skipped:
-        bar.write(f"round {row.index} skipped: {row.skipped}")
+        log.warning("round %d skipped: %s", row.index, row.skipped)
     elif row.fold_retention < 0.9:
-        bar.write(
-            f"round {row.index}: only {row.fold_retention:.0%} of the update survived the cast to the model's dtype; "
-            'load the model with dtype="float32", or train with a higher learning rate'
+        log.warning(
+            "round %d: only %.0f%% of the update survived the cast to the model's dtype; load the model with "
+            'dtype="float32", or train with a higher learning rate',
+            row.index,
+            100 * row.fold_retention,
         )
     held_out = " ".join(f"{name} {scores.accuracy:.3f}" for name, scores in row.metrics.items())
-    bar.write(
+    _say(
+        bar,
         f"round {row.index}: {len(row.failures)} failures, fixed {len(row.fixed)}, broken {len(row.broken)}, "
-        f"train {row.train_accuracy:.3f} {held_out}"
+        f"train {row.train_accuracy:.3f} {held_out}",
     )
+
+
+def _say(bar, text: str) -> None:
+    if not bar.disable:
+        bar.write(text)

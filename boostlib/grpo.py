@@ -1,52 +1,23 @@
-"""GRPO on one round's failures: TRL's trainer, told to roll out folded weights and to skip what carries no signal.
+"""GRPO on one round's failures: its settings, and what to do with a round that carries no signal.
 
     A_i = (r_i - mean(r)) / (std(r) + 1e-4) over the samples of one prompt;  loss = -sum_i A_i log pi(y_i) / tokens
     (Shao et al. 2024, arXiv 2402.03300; token normalisation as in DAPO, arXiv 2503.14476; no KL term by default)
 
-What is ours, and leaves the loss and its gradient the same:
-- rollouts run on folded weights, so that sampling costs what the plain model costs, and read a shared prefix once;
-- completions of groups without advantage (all right or all wrong) get no forward or backward pass: their terms are 0;
-- equal completions of one prompt are run once, and the tokens that all prompts begin with are run once a step.
-
-What TRL would do otherwise and is undone: its trainer wraps `model.forward` for good; we put the plain one back.
-Trains whatever requires a gradient: the attached adapter, or, without one, all weights (the full fine-tuning baseline).
+The training itself is TRL's (`trl_trainer.py`). Where every group of a round is all right or all wrong there is nothing
+to learn from: the round is tried again with more samples a prompt, then skipped, and the ledger says why.
 """
 
 import math
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from datasets import Dataset
-from torch import Tensor, nn
-from transformers import PrinterCallback, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from torch import nn
 
 from boostlib.adapter import TinyLoRA
-from boostlib.errors import BoostError, TrainingError, explain_oom
-from boostlib.generate import flat_linears, generate, shared_prefix
-from boostlib.stable import fingerprint_tensors
+from boostlib.errors import BoostError
+from boostlib.rounds import Training
 from boostlib.tasks.base import Example, Task
-
-
-@dataclass
-class Training:
-    """What one round of training did."""
-
-    steps: int = 0
-    tokens: int = 0  # generated tokens
-    seconds: float = 0.0
-    samples: int = 0  # completions per prompt that were used in the end
-    rewards: list[float] = field(default_factory=list)  # mean reward of each step
-    signal: list[float] = field(default_factory=list)  # share of groups with an advantage, each step
-    skipped: str = ""  # why nothing was learned; empty where something was
-
-    def record(self) -> dict[str, Any]:
-        """The part that a round's line keeps."""
-        return {key: value for key, value in vars(self).items() if key != "seconds"}
 
 
 @dataclass(frozen=True)
@@ -103,9 +74,11 @@ class GRPO:
         """Train on `examples`; returns what happened. Raises TrainingError on NaN, lost precision or lack of memory."""
         if not examples:
             return Training(skipped="no failures left to train on")
+        from boostlib.trl_trainer import train_once  # TRL takes seconds to import: only when something trains
+
         trained, samples = Training(), self.samples
         while True:
-            part = self._attempt(model, tokenizer, task, examples, adapter, seed, samples, on_step)
+            part = train_once(self, model, tokenizer, task, examples, adapter, seed, samples, on_step)
             trained.steps += part.steps
             trained.tokens += part.tokens
             trained.rewards += part.rewards
@@ -117,198 +90,3 @@ class GRPO:
                 trained.skipped = f"no group of {len(examples)} failures had an advantage, {samples} samples a prompt"
                 return trained
             samples *= 2
-
-    def _attempt(self, model, tokenizer, task, examples, adapter, seed, samples, on_step) -> Training:
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        before = _checked(parameters, adapter)
-        prompts = min(self.prompts, len(examples))
-        trained = Training()
-        own_forward = vars(model).get("forward")
-        with (
-            tempfile.TemporaryDirectory() as scratch,
-            explain_oom("micro_batch or prompts of GRPO", f"{self.micro_batch} and {prompts}"),
-            flat_linears(model),
-        ):
-            trainer = _FoldingTrainer(
-                model,
-                _reward(task, examples),
-                self._config(scratch, task, len(examples), prompts, samples, seed, model),
-                Dataset.from_list([{"prompt": e.prompt, "index": i} for i, e in enumerate(examples)]),
-                processing_class=tokenizer,
-                callbacks=[_Recorder(trained, on_step)],
-            )
-            trainer.adapter, trainer.rollout_batch = adapter, self.rollout_batch
-            trainer.remove_callback(PrinterCallback)
-            try:
-                trainer.train()
-            except RuntimeError as error:  # torch.multinomial, on folded weights that overflowed
-                if "probability tensor contains" not in str(error):
-                    raise
-                raise TrainingError(f"NaN in rollouts: lower learning_rate, now {self.learning_rate}") from error
-            finally:
-                _restore_forward(model, own_forward)
-                model.eval()
-        trained.tokens = trainer.generated_tokens
-        _check_moved(parameters, before, trained, adapter)
-        return trained
-
-    def _config(self, scratch, task, failures, prompts, samples, seed, model) -> GRPOConfig:
-        batch = prompts * samples
-        micro = max(d for d in range(1, min(self.micro_batch, batch) + 1) if batch % d == 0)
-        return GRPOConfig(
-            output_dir=scratch,
-            learning_rate=self.learning_rate,
-            lr_scheduler_type="constant",
-            weight_decay=0.0,
-            max_grad_norm=self.max_grad_norm,
-            max_steps=self.num_steps(failures),
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=batch // micro,
-            steps_per_generation=batch // micro,
-            num_generations=samples,
-            max_completion_length=task.max_new_tokens,
-            temperature=self.temperature,
-            beta=self.beta,
-            loss_type="dapo",
-            gradient_checkpointing=self.gradient_checkpointing,
-            bf16=False,  # the model keeps its own dtype and v stays fp32: no autocast
-            use_vllm=self.use_vllm,
-            use_cpu=model.device.type == "cpu",
-            seed=seed,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-        )
-
-
-class _FoldingTrainer(GRPOTrainer):
-    """TRL's trainer with three seams used: how completions are made, which rows reach the loss, how they are run."""
-
-    adapter: TinyLoRA | None = None
-    generated_tokens = 0
-    rollout_batch = 512  # completions sampled together
-
-    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-        with self.adapter.folded() if self.adapter else nullcontext():
-            if self.use_vllm:
-                out = super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations)
-            else:
-                out = self._sample(prompt_ids, num_generations), None
-        self.generated_tokens += sum(map(len, out[0]))
-        return out
-
-    def _sample(self, prompt_ids, num_generations) -> list[list[int]]:
-        blocks = [prompt_ids[i : i + num_generations] for i in range(0, len(prompt_ids), num_generations)]
-        whole = all(len(b) == num_generations and all(p == b[0] for p in b) for b in blocks)
-        return generate(
-            self.accelerator.unwrap_model(self.model),
-            self.processing_class,
-            [b[0] for b in blocks] if whole else prompt_ids,
-            self.max_completion_length,
-            temperature=self.temperature,
-            samples=num_generations if whole else 1,
-            batch_size=max(1, self.rollout_batch // num_generations) if whole else self.rollout_batch,
-            oom_setting="rollout_batch of GRPO (completions sampled together)",
-        )
-
-    def _compute_loss(self, model, inputs):
-        alive = inputs["advantages"] != 0
-        if self.beta != 0.0 or bool(alive.all()):  # with a KL term every row counts
-            return super()._compute_loss(model, inputs)
-        if not bool(alive.any()):
-            return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0
-        rows = len(alive)
-        kept = {k: v[alive] if isinstance(v, Tensor) and v.dim() and len(v) == rows else v for k, v in inputs.items()}
-        return super()._compute_loss(model, kept)
-
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
-        plain = kwargs.get("batch_size") or kwargs.get("compute_aux_loss") or self.args.gradient_checkpointing
-        if plain or any(kwargs.get(key) is not None for key in ("pixel_values", "token_type_ids")):
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
-        logps, entropies = completion_logps(model, input_ids, attention_mask, logits_to_keep)
-        return logps, entropies if kwargs.get("compute_entropy") else None, None
-
-
-def completion_logps(model: nn.Module, ids: Tensor, mask: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies of the last `keep` tokens of every row, (B, keep) each, differentiable.
-
-    ids, mask: (B, L), prompts padded on the left, completions on the right, as TRL lays them out. `model` carries TRL's
-    fused head. Equal rows are run once; tokens that all rows begin with are run once for the whole batch.
-    """
-    both, inverse = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
-    ids, mask = both.chunk(2, dim=1)
-    start = mask.argmax(dim=1)  # (U,) first real token
-    prompts = [row[m.bool()].tolist() for row, m in zip(ids[:, :-keep], mask[:, :-keep], strict=True)]
-    length = len(shared_prefix(prompts))
-    column = torch.arange(ids.shape[1] - length, device=ids.device)
-    keep_column = column + length * (column >= start[:, None])  # (U, L - P): left padding stays, the prefix goes
-    rest, rest_mask = ids.gather(1, keep_column), mask.gather(1, keep_column)
-    cache = None
-    if length:
-        prefix = ids[0, start[0] : start[0] + length][None]  # (1, P)
-        cache = model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
-        cache.batch_repeat_interleave(len(ids))
-    labels = rest.masked_fill(rest_mask == 0, -100)
-    labels[:, :-keep] = -100
-    out = model(
-        input_ids=rest,
-        attention_mask=torch.cat([rest_mask.new_ones(len(ids), length), rest_mask], dim=1),
-        position_ids=length + (rest_mask.cumsum(-1) - 1).clamp_min(0),
-        past_key_values=cache,
-        labels=labels,
-        fused_lm_head=True,
-    )
-    return out.log_probs[:, -keep:][inverse], out.entropy[:, -keep:][inverse]
-
-
-class _Recorder(TrainerCallback):
-    """Keeps each step's reward and signal, passes them on, and stops at the first NaN."""
-
-    def __init__(self, trained: Training, on_step: Callable[[dict], None] | None):
-        self.trained, self.on_step = trained, on_step
-
-    def on_log(self, args, state, control, logs=None, **_):
-        if "reward" not in (logs or {}):
-            return
-        if logs["reward"] is None or not math.isfinite(logs["reward"]):
-            raise TrainingError(f"the reward is NaN at step {state.global_step}: the task's score is at fault")
-        if not math.isfinite(logs.get("loss", 0.0)) or not math.isfinite(logs.get("grad_norm", 0.0)):
-            raise TrainingError(
-                f"NaN in loss or gradient at step {state.global_step}: lower learning_rate, now {args.learning_rate}"
-            )
-        self.trained.steps += 1
-        self.trained.rewards.append(round(logs["reward"], 4))
-        self.trained.signal.append(round(1.0 - logs["frac_reward_zero_std"], 4))
-        if self.on_step:
-            self.on_step({"step": self.trained.steps, "of": state.max_steps, "reward": logs["reward"]})
-
-
-def _reward(task: Task, examples: Sequence[Example]):
-    def correct(prompts, completions, index, **_) -> list[float]:
-        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-        return [float(task.score(text, examples[i]).correct) for text, i in zip(texts, index, strict=True)]
-
-    return correct
-
-
-def _restore_forward(model: nn.Module, own_forward) -> None:
-    vars(model).pop("forward", None)
-    if own_forward is not None:
-        model.forward = own_forward
-
-
-def _checked(parameters: list[nn.Parameter], adapter: TinyLoRA | None) -> str:
-    if adapter is not None and adapter.v.dtype != torch.float32:
-        raise TrainingError(f"the adapter's v is {adapter.v.dtype}, not fp32: something cast the whole model")
-    return fingerprint_tensors((str(i), p) for i, p in enumerate(parameters))
-
-
-def _check_moved(parameters: list[nn.Parameter], before: str, trained: Training, adapter: TinyLoRA | None) -> None:
-    if not all(torch.isfinite(p).all() for p in parameters):
-        raise TrainingError("a trained number became NaN: lower learning_rate")
-    if _checked(parameters, adapter) == before and any(trained.signal):
-        raise TrainingError("training had a signal, but no trained number moved: raise learning_rate")

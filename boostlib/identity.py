@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,15 @@ def environment(model: nn.Module) -> dict[str, str]:
         "device": f"{device.type}: {name}",
         "threads": str(torch.get_num_threads()),
         "python": sys.version.split()[0],
-        **{library: version(library) for library in libraries},
+        **{library: _version(library) for library in libraries},
     }
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # run from a clone without installing it
+        return "not installed"
 
 
 def _cpu_name() -> str:
@@ -116,7 +123,7 @@ def check_identity(ledger: Ledger, identity: dict[str, Any]) -> None:
     recorded = ledger.header["identity"]
     differences = _differences(recorded, identity)
     if len(differences) == 1 and differences[0].startswith("model.fingerprint"):
-        differences[0] += " (a model that was boosted already? load it again)"
+        differences[0] += " (was this model boosted already? load it again)"
     if differences:
         raise RunError(
             f"{ledger.dir} holds a run with another identity: {'; '.join(differences)}. "

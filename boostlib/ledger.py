@@ -59,7 +59,7 @@ class Ledger:
         return [restore(Round, row) for row in self._rows()[1:]]
 
     def failures_after(self, count: int) -> list[str]:
-        """Ids that the model gets wrong after the first `count` rounds, in the order of the training set."""
+        """Ids that the model gets wrong after the first `count` rounds; newly broken ones come last."""
         failing = dict.fromkeys(self.base.failures)
         for row in self.rounds[:count]:
             for fixed in row.fixed:
@@ -131,7 +131,7 @@ class Ledger:
 
     def repair(self) -> int:
         """Cut back to the last good round, keep the old file as ledger.jsonl.bad; returns the rounds left."""
-        old = self.path.read_bytes()
+        old = self.path.read_bytes() if self.path.exists() else b""
         lines = old.splitlines(keepends=True)
         rows = self._rows(stop_at_bad=True)
         good = len(rows)

@@ -1,7 +1,24 @@
-"""What a ledger holds: scores, the untrained model's line, and a round's line."""
+"""What training reports and a ledger holds: scores, the untrained model's line, and a round's line."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+
+@dataclass
+class Training:
+    """What one round of training did."""
+
+    steps: int = 0
+    tokens: int = 0  # generated tokens
+    seconds: float = 0.0
+    samples: int = 0  # completions per prompt that were used in the end
+    rewards: list[float] = field(default_factory=list)  # mean reward of each step
+    signal: list[float] = field(default_factory=list)  # share of groups with an advantage, each step
+    skipped: str = ""  # why nothing was learned; empty where something was
+
+    def record(self) -> dict[str, Any]:
+        """The part that a round's line keeps."""
+        return {key: value for key, value in vars(self).items() if key != "seconds"}
 
 
 @dataclass

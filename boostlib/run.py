@@ -1,11 +1,13 @@
 """A run's directory and model: opening it, leaving it whole, and rebuilding any round from its ledger."""
 
 import logging
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -21,6 +23,9 @@ from boostlib.tasks.base import Task
 from boostlib.update import LowRankUpdate, Weights
 
 log = logging.getLogger(__name__)
+
+# W0 of models that a finished run still holds, so that the same call on the same model finds its way back to it
+_HELD: WeakKeyDictionary[nn.Module, weakref.ref[Weights]] = WeakKeyDictionary()
 
 
 @dataclass
@@ -62,6 +67,7 @@ class Run:
 def open_run(model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir: str | Path) -> Iterator[Run]:
     """Start or continue the run in `run_dir`, holding its lock; the model ends up at the last recorded round.
 
+    Whatever stops a round (Ctrl-C, an error) leaves the model as it was given, so that the same call continues the run.
     Raises RunError where the directory holds a run of another identity, is read-only or in use.
     """
     ledger = Ledger(run_dir)
@@ -70,6 +76,7 @@ def open_run(model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir
         rounds = ledger.verify()
         started = (ledger.dir / "run.json").exists() or ledger.path.exists()  # a ledger without run.json is an error
         if started:
+            identity = _back_to_w0(model, ledger, identity)
             check_identity(ledger, identity)
         basis = SVDBasis.from_model(model, config.adapter.basis_rank(max(config.rounds, len(rounds))), config.targets)
         if not started:
@@ -77,11 +84,27 @@ def open_run(model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir
         run = Run(model, ledger, config, basis, Weights(model, list(basis), config.w0_device))
         run.weights.set(rebuild(ledger, basis, config.adapter, len(rounds)))
         _report_match(run, rounds)
+        _HELD[model] = weakref.ref(run.weights)
         try:
             yield run
-        except BaseException:  # whatever stopped a round, the model is left at the last recorded one
-            run.weights.set(rebuild(ledger, basis, config.adapter, len(ledger.rounds)))
+        except BaseException:
+            run.weights.set(LowRankUpdate())
             raise
+
+
+def _back_to_w0(model: nn.Module, ledger: Ledger, identity: dict[str, Any]) -> dict[str, Any]:
+    """The identity of `model`, put back to W0 where it is this very run that moved it away from there."""
+    wanted = ledger.header["identity"]["model"]["fingerprint"]
+    held = _HELD[model]() if model in _HELD else None
+    if held is None or identity["model"]["fingerprint"] == wanted:
+        return identity
+    present = held.update
+    held.set(LowRankUpdate())
+    found = fingerprint_tensors(model.named_parameters())
+    if found != wanted:
+        held.set(present)
+        return identity
+    return {**identity, "model": {**identity["model"], "fingerprint": found}}
 
 
 def rebuild(ledger: Ledger, basis: SVDBasis, adapter: AdapterConfig, count: int) -> LowRankUpdate:

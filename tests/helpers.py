@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from boostlib import AdapterConfig, BoostConfig, Ledger, boost
-from boostlib.grpo import Training
+from boostlib.rounds import Training
 from boostlib.stable import philox
 from boostlib.tasks.base import Example, Score
 

@@ -232,12 +232,28 @@ def test_settings_that_json_changes_are_still_the_same_run(start):
     assert len(start(rounds=2, trainer=Tuples()).rounds) == 2
 
 
-def test_the_boosted_model_itself_is_told_apart(start):
-    """The same call in the same notebook: the model holds the rounds already, so W0 cannot be read from it."""
-    run = start(rounds=1)
-    with pytest.raises(RunError, match=r"(?i)holds round 0|load the model|fresh|again"):
-        start(rounds=2, model=run.model)
-    assert len(run.rounds) == 1
+def test_the_same_call_on_the_boosted_model_goes_on_while_its_run_is_at_hand(start):
+    """Running a notebook's cell again: the model holds the rounds already, and the run still knows W0."""
+    run = start("cut", rounds=1)
+    resumed = start("cut", rounds=2, model=run.model)
+    assert same_runs(start("whole", rounds=2).ledger, resumed.ledger)
+
+
+def test_a_boosted_model_whose_run_is_gone_is_refused_and_stays_as_it_is(start, tiny_llama):
+    model = tiny_llama()
+    start("cut", rounds=1, model=model)
+    before = prints(model)
+    with pytest.raises(RunError, match="load it again"):
+        start("cut", rounds=2, model=model)
+    assert prints(model) == before
+
+
+def test_another_run_may_start_from_a_boosted_model(start, tiny_llama):
+    run = start("first", rounds=1)
+    boosted = prints(run.model)
+    second = start("second", rounds=1, model=run.model)
+    assert second.base.weights_fingerprint == run.rounds[-1].weights_fingerprint
+    assert prints(second.model) != boosted
 
 
 def test_a_header_that_is_gone_does_not_start_another_run(start):
@@ -321,7 +337,7 @@ def test_replay_refuses_another_model_and_an_unknown_round(start, tiny_llama, tm
 # --- stopped anywhere
 
 
-def test_an_interrupt_while_training_leaves_the_last_round_and_a_run_that_continues(start, tiny_llama, tmp_path):
+def test_after_an_interrupt_while_training_the_same_call_on_the_same_model_continues(start, tiny_llama, tmp_path):
     whole = start("whole")
 
     def interrupt(index):
@@ -332,13 +348,15 @@ def test_an_interrupt_while_training_leaves_the_last_round_and_a_run_that_contin
     with pytest.raises(KeyboardInterrupt):
         start("cut", model=model, trainer=FakeTrainer(on_round=interrupt))
     assert len(Ledger(tmp_path / "cut").rounds) == 2
-    assert prints(model) == prints(replay(tmp_path / "cut", model=tiny_llama())) != prints(whole.model)
+    assert prints(model) == prints(tiny_llama()) != prints(whole.model)
     assert not hasattr(model, "boost_adapter") and all(p.requires_grad for p in model.parameters())
-    resumed = start("cut")
+    resumed = start("cut", model=model)
     assert same_runs(whole.ledger, resumed.ledger) and prints(resumed.model) == prints(whole.model)
 
 
-def test_an_error_while_evaluating_leaves_the_last_round(start, tiny_llama, tmp_path, monkeypatch):
+def test_an_error_while_evaluating_leaves_the_model_as_given_and_the_last_round_recorded(
+    start, tiny_llama, tmp_path, monkeypatch
+):
     whole, model, calls = start("whole"), tiny_llama(), itertools.count()
 
     def fail(*arguments, **more):
@@ -351,7 +369,7 @@ def test_an_error_while_evaluating_leaves_the_last_round(start, tiny_llama, tmp_
         with pytest.raises(RuntimeError):
             start("cut", model=model)
     assert len(Ledger(tmp_path / "cut").rounds) == 1
-    assert prints(model) == prints(replay(tmp_path / "cut", model=tiny_llama()))
+    assert prints(model) == prints(tiny_llama())
     trainer = FakeTrainer()
     assert same_runs(whole.ledger, start("cut", trainer=trainer).ledger)
     assert trainer.trained == [2]  # round 1 was trained already

@@ -10,9 +10,9 @@ from trl import GRPOConfig, GRPOTrainer
 
 from boostlib import GRPO, AdapterConfig, BoostError, SVDBasis, TinyLoRA
 from boostlib.errors import TrainingError
-from boostlib.grpo import _FoldingTrainer, completion_logps
 from boostlib.stable import fingerprint_tensors
 from boostlib.tasks.base import Score
+from boostlib.trl_trainer import FoldingTrainer, completion_logps
 
 FAST = dict(prompts=3, samples=4, max_steps=2, learning_rate=0.05)
 
@@ -58,7 +58,7 @@ def trainers(make, tiny_tokenizer, tmp_path):
         )  # fmt: skip
         data = Dataset.from_list([{"prompt": "a"}] * 3)
         both = []
-        for kind in (GRPOTrainer, _FoldingTrainer):
+        for kind in (GRPOTrainer, FoldingTrainer):
             model.__dict__.pop("forward", None)
             trainer = kind(
                 model,
@@ -182,11 +182,11 @@ def test_v_moves_and_stays_fp32_and_nothing_else_changes(train, tiny_llama, dtyp
 def test_rollouts_run_on_folded_weights(train, monkeypatch):
     live = []
 
-    def watch(self, prompt_ids, number, sample=_FoldingTrainer._sample):
+    def watch(self, prompt_ids, number, sample=FoldingTrainer._sample):
         live.append((self.adapter._live, self.model.training))
         return sample(self, prompt_ids, number)
 
-    monkeypatch.setattr(_FoldingTrainer, "_sample", watch)
+    monkeypatch.setattr(FoldingTrainer, "_sample", watch)
     train()
     assert [state for state, _ in live] == [False, False]
 
@@ -305,7 +305,7 @@ def test_out_of_memory_names_what_to_lower(make, tiny_tokenizer, monkeypatch):
 
     model, adapter = make()
     with monkeypatch.context() as patch:
-        patch.setattr(_FoldingTrainer, "_compute_loss", full)
+        patch.setattr(FoldingTrainer, "_compute_loss", full)
         with pytest.raises(TrainingError, match="lower micro_batch.*other notebooks"):
             GRPO(**FAST).train(model, tiny_tokenizer, ParityTask(), ParityTask().split("train"), adapter)
     assert "forward" not in vars(model)

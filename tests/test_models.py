@@ -248,6 +248,15 @@ def test_bf16_on_cpus_that_compute_in_it(monkeypatch, probe):
     assert default_dtype(torch.device("cpu")) is torch.bfloat16
 
 
+def test_each_process_takes_its_own_gpu_and_bf16_only_where_it_is_native(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert default_device() == torch.device("cuda", 1)
+    for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
+        assert default_dtype(torch.device("cuda")) is dtype
+
+
 # --- doctor
 
 

@@ -29,7 +29,7 @@ LAYERS = """
     embedded models
     generate evaluate
     identity run
-    grpo supervised
+    trl_trainer grpo supervised
     boost finetune
     presets methods
     gate report bench

@@ -23,7 +23,7 @@ from boostlib.tasks import load_task
 REPEATS = 5
 
 
-def bench_rollout(json_path: str | None = None, prompts: int = 32, new_tokens: int = 24) -> dict:
+def bench_rollout(json_path: str | None = None, prompts: int = 16, new_tokens: int = 16) -> dict:
     """Sampling throughput: plain model, folded adapter, live adapter, PEFT's TinyLoRA live and merged. Prints a table.
 
     All sample `prompts` x 4 completions of `new_tokens` tokens from the embedded model, through the same generation

@@ -6,7 +6,7 @@ from then on the model loads like any local folder, in about 1 s.
 Departures from a plain `from_pretrained(gguf_file=...)`, and why:
 - The packages are installed without their dependencies and never imported: only the file inside is wanted.
 - The weights are filed as bf16. Unpacking the 4-bit file gives fp32 numbers, a fifth of which lie on the bf16 grid.
-  Rounding the rest moves SmolLM2 by 0.13% of its norm, some sixty times less than the 4-bit quantisation did. In return
+  Rounding the rest moves SmolLM2 by 0.14% of its norm, some sixty times less than the 4-bit quantisation did. In return
   W0 is on the bf16 grid, as it was when first published, and is the same whether loaded in bf16 or in fp32.
 - `dequantize=True`: where GGUF kernels are installed, transformers would keep the weights packed, out of reach of an
   SVD; and the model would count as quantized, which trainers refuse.

@@ -5,6 +5,8 @@ import logging
 import sys
 from dataclasses import replace
 
+import transformers
+
 from boostlib.errors import BoostError
 
 
@@ -14,6 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "transformers", "papermill", "datasets"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()  # "Loading weights", at every load
     try:
         return arguments.command(arguments) or 0
     except BoostError as error:

@@ -11,6 +11,7 @@ Trains whatever requires a gradient: the attached adapter, or, without one, all 
 
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
@@ -39,9 +40,11 @@ def train_once(
     own_forward = vars(model).get("forward")
     with (
         tempfile.TemporaryDirectory() as scratch,
+        warnings.catch_warnings(),
         explain_oom("micro_batch or prompts of GRPO", f"{settings.micro_batch} and {prompts}"),
         flat_linears(model),
     ):
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # renamed in newer transformers
         trainer = FoldingTrainer(
             model,
             _reward(task, examples),

@@ -1,0 +1,91 @@
+"""The promises of the core on the real embedded model: every target module of SmolLM2, 12 numbers a round."""
+
+import pytest
+import torch
+
+from boostlib import AdapterConfig, LowRankUpdate, SVDBasis, TinyLoRA, epsilon_rank, load_model
+from boostlib.embedded import installed_gguf
+from boostlib.stable import fingerprint_tensors, philox
+from boostlib.update import Weights
+
+pytestmark = pytest.mark.skipif(
+    installed_gguf("smollm2") is None, reason="the embedded model is not installed: python -m boostlib fetch"
+)
+SIZE = 0.05  # of v: what 8 steps at a learning rate of 0.01 give
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("smollm2", dtype="fp32", device="cpu")[0]
+
+
+@pytest.fixture(scope="module")
+def basis(model):
+    return SVDBasis.from_model(model, rank=40)
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return torch.from_numpy(philox("ids").integers(0, 49000, (2, 24)))
+
+
+def adapter_with_v(basis, round=0, **settings):
+    adapter = TinyLoRA(basis, AdapterConfig(n_tie=18, **settings), round)
+    noise = philox("v", round).standard_normal(tuple(adapter.v.shape))
+    adapter.v.data.copy_(torch.from_numpy(SIZE * noise))
+    return adapter
+
+
+@pytest.mark.parametrize(("strategy", "rank"), [("rotate", 40), ("top", 2)])
+def test_twenty_rounds_of_twelve_numbers_have_the_exact_rank_in_all_210_modules(basis, strategy, rank):
+    total = LowRankUpdate()
+    for t in range(20):
+        adapter = adapter_with_v(basis, t, strategy=strategy)
+        assert adapter.num_parameters == 12
+        total = total + adapter.update()
+    assert len(total) == 210
+    assert {epsilon_rank(b, a, eps=1e-6) for b, a in total.values()} == {rank}
+
+
+def test_blocks_of_different_rounds_are_orthogonal(basis):
+    for u, _, vh in basis.values():
+        for block in (u.double().T @ u.double(), vh.double() @ vh.double().T):  # (40, 40)
+            assert (block - torch.eye(40, dtype=torch.float64)).abs().max() < 1e-5
+
+
+def test_at_zero_no_output_bit_changes_and_names_stay_plain(model, basis, ids):
+    with torch.no_grad():
+        plain, names = model(ids).logits, {name for name, _ in model.named_parameters()}
+        adapter = TinyLoRA(basis, AdapterConfig(n_tie=18), 0).attach(model)
+        attached, seen = model(ids).logits, {name for name, _ in model.named_parameters()}
+        adapter.detach()
+    assert torch.equal(plain, attached)
+    assert seen - names == {"boost_adapter.v"} and names <= seen
+
+
+@pytest.mark.parametrize("round", [0, 2])
+def test_folded_equals_live(model, basis, ids, round):
+    adapter = adapter_with_v(basis, round).attach(model)
+    try:
+        with torch.no_grad():
+            live = model(ids).logits
+            with adapter.folded():
+                folded = model(ids).logits
+    finally:
+        adapter.detach()
+    with torch.no_grad():
+        moved = (live - model(ids).logits).abs().max()
+    assert moved > 0.05
+    assert (live - folded).abs().max() < 1e-4
+
+
+def test_a_hundred_fold_cycles_in_bf16_leave_every_bit(basis):
+    model, _ = load_model("smollm2", dtype="bf16", device="cpu")
+    before = fingerprint_tensors(model.named_parameters())
+    weights = Weights(model, list(basis))
+    adapter = adapter_with_v(basis).attach(model, weights)
+    for _ in range(100):
+        with adapter.folded():
+            pass
+    adapter.detach()
+    assert fingerprint_tensors(model.named_parameters()) == before

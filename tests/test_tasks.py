@@ -297,7 +297,7 @@ def test_sizes_that_the_ranges_cannot_fill_are_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "fingerprint"), [("arithmetic", "f3b242d2bcbebb54"), ("word_problems", "3c061eb21ebd144f")]
+    ("name", "fingerprint"), [("arithmetic", "1d84a67c65aaeed9"), ("word_problems", "3c061eb21ebd144f")]
 )
 def test_every_machine_generates_these_examples(name, fingerprint):
     """A change here is a change of every run on the task: rename the task, or say so, rather than edit the value."""
@@ -309,7 +309,7 @@ def test_every_machine_generates_these_examples(name, fingerprint):
 def test_arithmetic_prompts_kinds_and_answers():
     for split in ("train", "dev", "test"):
         examples = load_task("arithmetic").split(split)
-        assert Counter(e.kind for e in examples) == {"addition": 109, "subtraction": 109, "multiplication": 38}
+        assert Counter(e.kind for e in examples) == {"addition": 150, "subtraction": 82, "multiplication": 24}
         for example in examples:
             a, sign, b = example.id.split()
             assert example.prompt == f"7 + 5 = 12\n9 - 3 = 6\n8 * 4 = 32\n12 + 6 = 18\n{a} {sign} {b} ="

@@ -3,8 +3,8 @@
     prompt   "7 + 5 = 12\\n9 - 3 = 6\\n8 * 4 = 32\\n12 + 6 = 18\\n17 - 4 ="        gold   "13"
 
 Rule: four worked lines and a question, as raw text (a base model and a chat model read it alike). Sums and differences
-take operands of 2..30 (differences a - b with a >= b), products of 2..12; 109 : 109 : 38 of 256 are sums, differences
-and products. Extraction: the first number of the completion must equal the gold one; strict: the first line of the
+take operands of 2..23 (differences a - b with a >= b), products of 2..10; 150 : 82 : 24 of 256 are sums, differences
+and products, about as many as there are of each. Extraction: the first number of the completion must equal the gold one; strict: the first line of the
 completion is that integer and nothing else.
 
 The splits share no problem: 7 + 5 and 5 + 7 count as one and lie in the same split; the four worked lines lie in none.
@@ -56,14 +56,14 @@ def first_number(completion: str) -> Fraction | None:
 
 
 def share(size: int, kind: str) -> int:
-    """How many of `size` problems are of `kind`: 109, 109 and 38 of 256."""
-    sums = round(size * 109 / 256)
-    return size - 2 * sums if kind == "multiplication" else sums
+    """How many of `size` problems are of `kind`: 150, 82 and 24 of 256."""
+    sums, differences = round(size * 150 / 256), round(size * 82 / 256)
+    return {"addition": sums, "subtraction": differences, "multiplication": size - sums - differences}[kind]
 
 
 def groups(sign: str) -> list[list[Problem]]:
     """All problems of one operator but the worked ones, each beside its commuted form."""
-    top = 12 if sign == "*" else 30
+    top = 10 if sign == "*" else 23
     found = []
     for a in range(2, top + 1):
         for b in range(2, a + 1):

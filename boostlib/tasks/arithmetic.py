@@ -4,8 +4,8 @@
 
 Rule: four worked lines and a question, as raw text (a base model and a chat model read it alike). Sums and differences
 take operands of 2..23 (differences a - b with a >= b), products of 2..10; 150 : 82 : 24 of 256 are sums, differences
-and products, about as many as there are of each. Extraction: the first number of the completion must equal the gold one; strict: the first line of the
-completion is that integer and nothing else.
+and products, about as many as there are of each. Extraction: the first number of the completion must equal the gold
+one; strict: the first line of the completion is that integer and nothing else.
 
 The splits share no problem: 7 + 5 and 5 + 7 count as one and lie in the same split; the four worked lines lie in none.
 

@@ -1,8 +1,8 @@
 """Values as tagged JSON: what may cross between a candidate and its judge.
 
-Only data of an exact type crosses, by value: a subclass of int whose `==` always holds is not an int. Whatever else turns
-up goes through `export` and arrives as an opaque handle. Departures from JSON: NaN and the infinities are numbers,
-every array starts with a tag, there are no objects, and sizes and depth are capped on both sides.
+Only data of an exact type crosses, by value: a subclass of int whose `==` always holds is not an int. Whatever else
+turns up goes through `export` and arrives as an opaque handle. Departures from JSON: NaN and the infinities are
+numbers, every array starts with a tag, there are no objects, and sizes and depth are capped on both sides.
 """
 
 import json
@@ -29,6 +29,7 @@ SCALARS = {
     time: ("time", lambda x: [x.isoformat()], time.fromisoformat),
     timedelta: ("timedelta", lambda x: [x.days, x.seconds, x.microseconds], timedelta),
 }
+TYPES = {kind.__name__: kind for kind in (type(None), bool, int, float, str, *SEQUENCES, *MAPPINGS, *SCALARS)}
 _MAKE_SEQUENCE = {tag: kind for kind, tag in SEQUENCES.items()}
 _MAKE_MAPPING = {tag: kind for kind, tag in MAPPINGS.items()}
 _MAKE_SCALAR = {tag: make for tag, _, make in SCALARS.values()}
@@ -76,6 +77,8 @@ def _encode(value: object, export: Callable, room: list[int], depth: int) -> obj
     if kind in SCALARS and getattr(value, "tzinfo", None) is None:
         tag, fields, _ = SCALARS[kind]
         return [tag, *[_encode(field, export, room, depth - 1) for field in fields(value)]]
+    if isinstance(value, type) and TYPES.get(value.__name__) is value:
+        return ["type", value.__name__]
     return export(value)
 
 
@@ -89,6 +92,8 @@ def _decode(wire: object, resolve: Callable, depth: int) -> object:
         return resolve(wire)
     if tag == "int":
         return int(wire[1], 16)
+    if tag == "type":
+        return TYPES[wire[1]]
     fields = [_decode(item, resolve, depth - 1) for item in wire[1:]]
     if tag in _MAKE_SEQUENCE:
         return _MAKE_SEQUENCE[tag](fields)

@@ -20,24 +20,30 @@ from boostlib.sandbox import candidate, judge
 from boostlib.sandbox.harden import Hardening
 from boostlib.sandbox.line import Closed, receive, send
 
+# with what they load only when used: a child can open no file
 STDLIB = """
-    __future__ abc array ast base64 binascii bisect builtins calendar cmath collections contextlib copy csv ctypes dataclasses
-    datetime decimal difflib doctest enum errno fractions functools glob hashlib heapq hmac html inspect io itertools json
-    keyword locale logging math numbers operator os pathlib platform pprint queue random re secrets shutil signal socket
-    statistics string struct subprocess sys tempfile textwrap threading time timeit traceback types typing unicodedata
-    unittest urllib.parse uuid warnings weakref zlib
-""".split()
+    __future__ _strptime abc argparse array ast base64 binascii bisect builtins calendar cmath codecs collections.abc
+    concurrent.futures.thread contextlib copy csv ctypes dataclasses datetime decimal difflib doctest enum errno
+    fractions functools gc getpass glob graphlib hashlib heapq hmac html inspect io ipaddress itertools json keyword
+    locale logging math numbers operator os pathlib pickle platform pprint queue random re reprlib sched secrets select
+    shlex shutil signal socket statistics string struct subprocess sys tempfile textwrap threading time timeit traceback
+    types typing unicodedata unittest.mock urllib.parse uuid warnings weakref zlib
+"""
+ENCODINGS = """
+    ascii base64_codec cp1252 cp437 hex_codec idna latin_1 punycode raw_unicode_escape rot_13 unicode_escape utf_16
+    utf_16_be utf_16_le utf_32 utf_32_be utf_32_le utf_8_sig
+"""
 ROLES = {"candidate": candidate.run, "judge": judge.run}
 RPC, NOTE = 3, 4  # a child's descriptors beside the standard three; the note carries a failed start or the verdict
 
 
 def main(role: str, control: int, preload: list[str], contained: bool) -> None:
     """Serves jobs until the sandbox closes the line or dies."""
-    for name in (*STDLIB, *preload):
+    for name in (*STDLIB.split(), *(f"encodings.{name}" for name in ENCODINGS.split()), *preload):
         importlib.import_module(name)
     hardening = Hardening(contained)
-    sys.stdout.reconfigure(errors="backslashreplace")
-    sys.stderr.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):  # line by line, so that a kill loses nothing and both keep their order
+        stream.reconfigure(errors="backslashreplace", line_buffering=True)
     gc.collect()
     gc.freeze()  # a child's collector leaves these pages shared
     line = socket.socket(fileno=control)

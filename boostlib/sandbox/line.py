@@ -1,4 +1,4 @@
-"""The line between the sandbox and a helper: JSON messages with a length, and a descriptor with some. Both ends trusted."""
+"""The line between the sandbox and a helper: JSON with its length, a descriptor with some. Both ends are trusted."""
 
 import json
 import socket
@@ -12,28 +12,25 @@ def send(line: socket.socket, message: dict, fd: int | None = None) -> None:
     data = json.dumps(message).encode()
     header = len(data).to_bytes(4, "little")
     try:
-        if fd is None:
-            line.sendall(header + data)
-        else:
-            socket.send_fds(line, [header], [fd])
-            line.sendall(data)
-    except (BrokenPipeError, ConnectionResetError) as error:
+        socket.send_fds(line, [header], [] if fd is None else [fd])
+        line.sendall(data)
+    except ConnectionError as error:
         raise Closed from error
 
 
 def receive(line: socket.socket) -> tuple[dict, int | None]:
-    header, fds, _, _ = socket.recv_fds(line, 4, 1)
-    size = int.from_bytes(header + _take(line, 4 - len(header)) if header else _take(line, 4), "little")
-    return json.loads(_take(line, size)), fds[0] if fds else None
+    try:
+        header, fds, _, _ = socket.recv_fds(line, 4, 1)
+        size = int.from_bytes(header + _take(line, 4 - len(header)), "little")
+        return json.loads(_take(line, size)), fds[0] if fds else None
+    except ConnectionError as error:
+        raise Closed from error
 
 
 def _take(line: socket.socket, size: int) -> bytes:
     data = bytearray()
     while len(data) < size:
-        try:
-            piece = line.recv(min(size - len(data), 1 << 20))
-        except ConnectionResetError:
-            piece = b""
+        piece = line.recv(size - len(data))
         if not piece:
             raise Closed
         data += piece

@@ -1,7 +1,7 @@
 """What goes into the sandbox, what comes out, and the errors that are not a verdict.
 
-A `Status` is a verdict on the candidate. Everything that is not the candidate's doing is an exception: a task that
-cannot be run (`TaskError`) or a sandbox that does not work (the other `SandboxError`s). A reward is never made of those.
+A `Status` is a verdict on the candidate. What is not the candidate's doing is an exception: a task that cannot be run
+(`TaskError`) or a sandbox that does not work (the other `SandboxError`s). A reward is never made of those.
 """
 
 import ast
@@ -86,10 +86,9 @@ class CodeTask:
         for part in ("trusted_prompt", "setup", "tests"):
             tree = _parse(part, getattr(self, part))
         names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-        if all(isinstance(node, (ast.FunctionDef, ast.Import, ast.ImportFrom)) for node in tree.body):
-            # such tests would pass whatever the candidate does
-            if "check" not in names or self.entry_point is None:
-                raise TaskError("the tests assert nothing: give asserts, or check(candidate) and an entry_point")
+        calls_nothing = all(isinstance(node, (ast.FunctionDef, ast.Import, ast.ImportFrom)) for node in tree.body)
+        if calls_nothing and self.entry_point is None:  # they would pass whatever the candidate does
+            raise TaskError("the tests assert nothing: give asserts, or check(candidate) and an entry_point")
         if self.entry_point is not None:
             if self.entry_point not in self.exports:
                 raise TaskError(f"entry_point {self.entry_point!r} is not among the exports {self.exports}")

@@ -1,7 +1,7 @@
 """Where a helper process begins: `python -s -P -S start.py ROLE CONTROL_FD CONFIG`.
 
-It must not import the `boostlib` package itself, which brings torch. So both packages are put in place as empty ones that
-know their folder, and the sandbox's own files are found in them by their ordinary names.
+It must not import the `boostlib` package itself, which brings torch. So both packages are put in place as empty ones
+that know their folder, and the sandbox's own files are found in them by their ordinary names.
 """
 
 import json

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,9 +15,9 @@ from pathlib import Path
 from boostlib.sandbox import line
 from boostlib.sandbox.harden import RLIMITS_ONLY
 from boostlib.sandbox.judge import GONE, TASK_ERROR
-from boostlib.sandbox.results import CodeResult, CodeTask, Limits, SandboxInfrastructureError, Status, TaskError
+from boostlib.sandbox.results import CodeResult, CodeTask, Limits, Status, TaskError
 
-# All that a helper knows of its surroundings. The fixed hash seed gives a candidate the same order of sets in every run.
+# All that a helper knows of its surroundings. The fixed hash seed gives candidates the same order of sets every time.
 ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 START_S = 60.0  # for the imports, on a machine that is busy
 GRACE_S = 1.0  # the judge outlives the candidate's deadline, so that it sees the end of it
@@ -122,7 +123,7 @@ class Worker:
             status=status,
             detail=detail,
             stdout_tail=ran["output"],
-            signal=None if ran["stopped"] or ran["timed_out"] else ran["signal"],
+            signal=None if _ended_by_us(ran) else ran["signal"],
             wall_s=ran["wall_s"],
             cpu_s=ran["cpu_s"],
             max_rss_kb=ran["max_rss_kb"],
@@ -135,7 +136,7 @@ def _verdict(judged: dict, ran: dict, limits: Limits) -> tuple[Status, str]:
     try:
         verdict = json.loads(judged["note"])
     except json.JSONDecodeError:
-        if judged["timed_out"] or judged["cpu_s"] >= limits.cpu_s:
+        if judged["timed_out"] or _out_of_cpu(judged, limits):
             return Status.TIMEOUT, "the tests did not end on what the candidate returned"
         raise HelperDied(f"a judge ended without a verdict: {judged['note'] or judged['signal']}") from None
     if verdict["status"] == TASK_ERROR:
@@ -144,12 +145,22 @@ def _verdict(judged: dict, ran: dict, limits: Limits) -> tuple[Status, str]:
         return Status(verdict["status"]), verdict["detail"]
     if ran["timed_out"]:
         return Status.TIMEOUT, f"ran for more than {limits.wall_s} s"
-    if ran["signal"] and not ran["stopped"] and ran["cpu_s"] >= limits.cpu_s - 0.1:
+    if _out_of_cpu(ran, limits):
         return Status.TIMEOUT, f"used more than {limits.cpu_s} s of CPU time"
-    if ran["stopped"]:
+    if _ended_by_us(ran):
         return Status.PROTOCOL_ERROR, "closed the line to the tests"
     how = f"killed by signal {ran['signal']}" if ran["signal"] else f"exited with code {ran['exit']}"
     return Status.CRASHED, f"{how} before the tests were done"
+
+
+def _out_of_cpu(ran: dict, limits: Limits) -> bool:
+    """By the signal for it, or a second later by the one that cannot be caught."""
+    return ran["signal"] == signal.SIGXCPU or (ran["signal"] == signal.SIGKILL and ran["cpu_s"] > limits.cpu_s)
+
+
+def _ended_by_us(ran: dict) -> bool:
+    """One that was on its way out when told to stop keeps the exit code or signal of its own."""
+    return ran["signal"] == signal.SIGKILL and (ran["stopped"] or ran["timed_out"])
 
 
 def _search_paths() -> list[str]:

@@ -478,8 +478,8 @@ def test_importing_or_running_needs_no_torch():
 def test_nothing_of_the_callers_surroundings_reaches_a_candidate(monkeypatch):
     monkeypatch.setenv("SOME_SECRET", "1")
     with CodeSandbox(workers=1) as opened:
-        code = "import os, sys\ndef f(): return [sorted(os.environ), os.getcwd(), sys.argv]"
-        assert check(opened, code, f"assert f() == [{sorted(worker.ENVIRONMENT)}, '/', ['']]").passed
+        code = "import os, sys\ndef f(): return [sorted(os.environ), os.getcwd(), sys.argv, sys.path]"
+        assert check(opened, code, f"assert f() == [{sorted(worker.ENVIRONMENT)}, '/', [''], []]").passed
         held = """
 import os
 def held(fd):

@@ -18,6 +18,7 @@ What it does not cover:
 - bugs of the kernel, of its seccomp or of its Landlock, and side channels between processes, timing among them;
 - the machine's load: a candidate may use its whole CPU time and memory, next to all that run beside it;
 - a candidate that answers rightly by luck or because the tests are weak: arguments reveal what a test asks;
+- tests that hand the candidate's answers to `eval` and the like, which would run them beside the verdict;
 - `unsafe=True`, which contains nothing;
 - systems other than Linux on x86-64 and aarch64, where it refuses to start.
 """

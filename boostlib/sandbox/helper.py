@@ -27,7 +27,7 @@ STDLIB = """
     fractions functools gc getpass glob graphlib hashlib heapq hmac html inspect io ipaddress itertools json keyword
     locale logging math numbers operator os pathlib pickle platform pprint queue random re reprlib sched secrets select
     shlex shutil signal socket statistics string struct subprocess sys tempfile textwrap threading time timeit traceback
-    types typing unicodedata unittest.mock urllib.parse uuid warnings weakref zlib
+    types typing unicodedata unittest urllib.parse uuid warnings weakref zlib
 """
 ENCODINGS = """
     ascii base64_codec cp1252 cp437 hex_codec idna latin_1 punycode raw_unicode_escape rot_13 unicode_escape utf_16
@@ -41,6 +41,7 @@ def main(role: str, control: int, preload: list[str], contained: bool) -> None:
     """Serves jobs until the sandbox closes the line or dies."""
     for name in (*STDLIB.split(), *(f"encodings.{name}" for name in ENCODINGS.split()), *preload):
         importlib.import_module(name)
+    sys.path.clear()  # where the caller keeps its packages is not for a candidate, which could open none of them
     hardening = Hardening(contained)
     for stream in (sys.stdout, sys.stderr):  # line by line, so that a kill loses nothing and both keep their order
         stream.reconfigure(errors="backslashreplace", line_buffering=True)

@@ -5,16 +5,16 @@ read what a number stands for; the candidate can only call the functions that a 
 they are being asked, so that a candidate's `map(f, xs)` reaches a test's `f`.
 
 A candidate that answers by hand gains nothing: its answers are data in any case, and it never sees what they are
-compared with. For the same reason an `Opaque` equals nothing but itself and takes part in no arithmetic or ordering:
-either would hand the expected value to the candidate and let it decide.
+compared with.
 """
 
 import builtins
 import operator
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from boostlib.sandbox import codec
+from boostlib.sandbox.opaque import Opaque, OpaqueFunction
 
 PLAIN = (str, int, float, bool, type(None))
 
@@ -48,65 +48,6 @@ OPS: dict[str, Callable] = {
     "str": str,
     "isinstance": lambda kind, value: isinstance(value, kind),
 }
-
-
-class Opaque:
-    """Something of the other side's that is not data."""
-
-    __slots__ = ("_handle", "_name", "_peer")
-
-    def __init__(self, peer: "Peer", handle: int, name: str) -> None:
-        for slot, value in (("_peer", peer), ("_handle", handle), ("_name", name)):
-            object.__setattr__(self, slot, value)
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):  # copy, pickle and inspect look for these on anything
-            raise AttributeError(name)
-        return self._peer.request("getattr", self, name)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        self._peer.request("setattr", self, name, value)
-
-    def __getitem__(self, key: object) -> object:
-        return self._peer.request("getitem", self, key)
-
-    def __setitem__(self, key: object, value: object) -> None:
-        self._peer.request("setitem", self, key, value)
-
-    def __iter__(self) -> Iterator[object]:
-        iterator = self._peer.request("iter", self)
-        while True:
-            try:
-                yield self._peer.request("next", iterator)
-            except StopIteration:
-                return
-
-    def __next__(self) -> object:
-        return self._peer.request("next", self)
-
-    def __len__(self) -> int:
-        return self._peer.request("len", self)
-
-    def __bool__(self) -> bool:
-        return self._peer.request("bool", self) is True
-
-    def __str__(self) -> str:
-        return self._peer.request("str", self)
-
-    def __repr__(self) -> str:
-        return f"<opaque {self._name}>"
-
-    def __instancecheck__(self, value: object) -> bool:
-        return type(value) in (Opaque, OpaqueFunction) and self._peer.request("isinstance", self, value) is True
-
-
-class OpaqueFunction(Opaque):
-    """One that can be called: a class of its own, so that `callable` tells them apart."""
-
-    __slots__ = ()
-
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        return self._peer.request("call", self, args, kwargs)
 
 
 class Peer:
@@ -224,7 +165,7 @@ def _rebuilt(name: object, base: object, args: object) -> Exception:
         kind = RuntimeError
     try:
         error = kind(*(args if type(args) is list else []))
-    except TypeError:
+    except (TypeError, ValueError):
         error = RuntimeError(str(args))  # one that takes other arguments, such as UnicodeDecodeError
     error.raised_by_peer = str(name)[:100]
     return error

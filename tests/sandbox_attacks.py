@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +91,7 @@ for _ in range(50):
         """
 if os.fork() == 0:
     os.setsid()
-    if os.fork() == 0: time.sleep(0.5)
+    if os.fork() == 0: time.sleep(6)
     os._exit(0)
 """,
         harmless=True,
@@ -126,7 +127,7 @@ while True:
         """
 sys.setrecursionlimit(10**8)
 nest = ()
-for _ in range(10**6): nest = (nest,)
+for _ in range(200_000): nest = (nest,)
 repr(nest)
 """,
         "crashed signal 11",
@@ -359,8 +360,15 @@ def attempt(box: CodeSandbox, prelude: str, attack: Attack) -> CodeResult:
 
 
 def leftovers(box: CodeSandbox) -> list[int]:
-    """Children of the helpers, and orphans of theirs."""
+    """Children of the helpers, and orphans of theirs; time is given to those of another sandbox that is just ending."""
     helpers = {pid for worker in box._workers for pid in worker.pids}
+    deadline = time.monotonic() + 4
+    while (found := _descendants(helpers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def _descendants(helpers: set[int]) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):

@@ -51,13 +51,20 @@ class Hardening:
     """Built once in the helper, applied in each child it forks.
 
     Building it makes both packages look up libc, which opens files and starts programs: too late in a locked child.
+    What can be prepared is: all that a child does, and every page that it touches, is paid for in each check.
     """
 
     def __init__(self, contained: bool) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._contained = contained
-        self._landlock = contained and "landlock" in describe()
-        self._filter = _build_filter() if contained else None
+        self._no_capabilities = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+        self._ruleset, self._filter = None, None
+        if contained:
+            if "landlock" in describe():
+                scope = landlockpy.Scope.ABSTRACT_UNIX_SOCKET | landlockpy.Scope.SIGNAL
+                self._ruleset = landlockpy.Ruleset(scoped=scope)
+            self._filter = _build_filter()
+            self._drop_bounding_set()
         with open("/proc/self/statm") as file:
             self._held = int(file.read().split()[0]) * resource.getpagesize()
 
@@ -67,18 +74,24 @@ class Hardening:
         if os.getppid() != parent:  # it died before the line above
             os._exit(1)
         os.setsid()
-        os.closerange(keep, 2**31 - 1)
+        self._close_others(keep)
         self._set_rlimits(limits)
         if not self._contained:
             return
         self._drop_capabilities()
         self._prctl(PR_SET_NO_NEW_PRIVS, 1)
         self._prctl(PR_SET_DUMPABLE, 0)
-        if self._landlock:
-            scope = landlockpy.Scope.ABSTRACT_UNIX_SOCKET | landlockpy.Scope.SIGNAL
-            with landlockpy.Ruleset(scoped=scope) as ruleset:
-                ruleset.restrict()
+        if self._ruleset:
+            self._ruleset.restrict()
+            self._ruleset.close()
         self._filter.load()
+
+    def _close_others(self, keep: int) -> None:
+        if self._ruleset:
+            kept = self._ruleset.fileno()
+            os.closerange(keep, kept)
+            keep = kept + 1
+        os.closerange(keep, 2**31 - 1)
 
     def _set_rlimits(self, limits: dict) -> None:
         wanted = {
@@ -100,14 +113,15 @@ class Hardening:
             # past the soft CPU limit a signal that can be caught; a second later one that cannot
             resource.setrlimit(which, (value, value + 1 if name == "CPU" else value))
 
+    def _drop_bounding_set(self) -> None:
+        """What no program started from here could get back; already in the helper, whose children inherit it."""
+        for capability in range(64):
+            if self._libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+                break  # past the last one, or not root: then there is none to drop
+
     def _drop_capabilities(self) -> None:
-        if os.geteuid() == 0:
-            for capability in range(64):
-                if self._libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
-                    break  # the last one, or no right to drop: the calls below leave none to use
         self._prctl(PR_CAP_AMBIENT, 4)
-        header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-        self._check(self._libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+        self._check(self._libc.capset(*self._no_capabilities), "capset")
 
     def _prctl(self, option: int, value: int) -> None:
         self._check(self._libc.prctl(option, value, 0, 0, 0), f"prctl {option}")

@@ -23,7 +23,7 @@ from boostlib.sandbox.line import Closed, receive, send
 # with what they load only when used: a child can open no file
 STDLIB = """
     __future__ _strptime abc argparse array ast base64 binascii bisect builtins calendar cmath codecs collections.abc
-    concurrent.futures.thread contextlib copy csv ctypes dataclasses datetime decimal difflib doctest enum errno
+    contextlib copy csv ctypes dataclasses datetime decimal difflib doctest enum errno
     fractions functools gc getpass glob graphlib hashlib heapq hmac html inspect io ipaddress itertools json keyword
     locale logging math numbers operator os pathlib pickle platform pprint queue random re reprlib sched secrets select
     shlex shutil signal socket statistics string struct subprocess sys tempfile textwrap threading time timeit traceback
@@ -39,15 +39,19 @@ RPC, NOTE = 3, 4  # a child's descriptors beside the standard three; the note ca
 
 def main(role: str, control: int, preload: list[str], contained: bool) -> None:
     """Serves jobs until the sandbox closes the line or dies."""
+    sys.modules["_hashlib"] = None  # hashlib does without OpenSSL, which every fork would pay for
     for name in (*STDLIB.split(), *(f"encodings.{name}" for name in ENCODINGS.split()), *preload):
         importlib.import_module(name)
     sys.path.clear()  # where the caller keeps its packages is not for a candidate, which could open none of them
+    line = socket.socket(fileno=fcntl.fcntl(control, fcntl.F_DUPFD_CLOEXEC, 16))
+    os.close(control)
+    for place in (RPC, NOTE):  # taken, so that nothing of the helper's lies where a child puts its own
+        os.dup2(0, place)
     hardening = Hardening(contained)
     for stream in (sys.stdout, sys.stderr):  # line by line, so that a kill loses nothing and both keep their order
         stream.reconfigure(errors="backslashreplace", line_buffering=True)
     gc.collect()
     gc.freeze()  # a child's collector leaves these pages shared
-    line = socket.socket(fileno=control)
     sandbox = os.getppid()
     with contextlib.suppress(Closed):
         send(line, {"ready": True})
@@ -138,9 +142,8 @@ class Child:
 def _run_locked(role: str, job: dict, ends: tuple[int, int, int], hardening: Hardening, helper: int) -> None:
     """In the child: takes its descriptors, locks itself in, does its part, and never returns."""
     try:
-        rpc, out, note = (fcntl.fcntl(fd, fcntl.F_DUPFD, 16) for fd in ends)  # clear of the places they go to
-        null = os.open(os.devnull, os.O_RDONLY)
-        for fd, place in ((null, 0), (out, 1), (out, 2), (rpc, RPC), (note, NOTE)):
+        rpc, out, note = ends
+        for fd, place in ((out, 1), (out, 2), (rpc, RPC), (note, NOTE)):
             os.dup2(fd, place)
         hardening.apply(job["limits"], helper, keep=NOTE + 1)
         random.seed(0)  # forking has reseeded it, and a verdict should not depend on luck

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from decimal import Decimal
@@ -565,6 +566,34 @@ def test_it_has_to_be_open():
         opened.run(GOOD, ADD)
     with pytest.raises(ValueError, match="at least one"):
         CodeSandbox(workers=0)
+
+
+def test_a_fork_of_the_caller_neither_uses_nor_ends_the_sandbox():
+    with CodeSandbox(workers=1) as opened:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                opened.run(GOOD, ADD)
+            except SandboxError:
+                opened.close()
+                os._exit(7)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        assert opened.run(GOOD, ADD).passed
+
+
+def test_an_interrupt_ends_a_batch_and_the_sandbox_goes_on(hurried):
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        hurried.run_many([("while True: pass", ADD)] * 30)
+    assert time.monotonic() - start < 6
+    assert hurried.run(GOOD, ADD).passed
+
+
+def test_odd_escapes_in_published_tests_make_no_noise(sandbox, recwarn):
+    assert check(sandbox, "def f(): return '\\\\d'", "assert f() == '\\d'").passed
+    assert not recwarn.list
 
 
 def test_a_caller_that_is_killed_leaves_nothing_behind():

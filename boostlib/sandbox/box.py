@@ -48,7 +48,8 @@ class CodeSandbox:
     """Runs untrusted code against trusted tests; see the package for what it does not cover.
 
     workers   checks at once, each with two helper processes; the number of usable cores if None
-    preload   modules that candidates and tests may import beside the usual ones of the standard library
+    preload   modules that candidates and tests may import beside the usual ones of the standard library; submodules
+              that load on first use have to be named too, such as ("numpy", "numpy.random")
     unsafe    rlimits alone, no containment at all: only for code that you would run yourself
     """
 

@@ -3,8 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 
-import torch
-
 
 class BoostError(Exception):
     """Base of every error that boostlib raises on purpose. The command line prints it without a traceback."""
@@ -33,6 +31,8 @@ class TrainingError(BoostError):
 @contextlib.contextmanager
 def explain_oom(setting: str, value: object) -> Iterator[None]:
     """Turns an out-of-memory error, on GPU or CPU, into one that names the setting to lower."""
+    import torch  # here alone: what only needs the classes, such as the sandbox, stays light
+
     try:
         yield
     except (RuntimeError, MemoryError) as error:

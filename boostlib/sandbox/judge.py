@@ -1,0 +1,89 @@
+"""The judge's side of a check, in a locked child: runs the trusted tests against the candidate's exports.
+
+Nothing of the candidate's runs here. Its functions are opaque handles, its values are copies made of exact types, and
+the descriptor for the verdict exists in this process alone.
+"""
+
+import json
+import os
+import sys
+import types
+
+from boostlib.sandbox.peer import OPS, Malformed, NotPassable, Peer
+
+GONE = "gone"  # no verdict of the tests: how the candidate ended decides
+TASK_ERROR = "task_error"
+
+
+def run(job: dict, rpc: int, note: int) -> None:
+    """Runs the tests and writes {"status", "detail"} on the note."""
+    peer = Peer(rpc, {"call": OPS["call"]})
+    try:
+        status, detail = _judge(job, peer)
+    except BaseException as error:  # a test may well call sys.exit
+        status, detail = "failed", _line(error)
+    if peer.broken:  # whatever the tests made of it
+        status = "protocol_error" if isinstance(peer.broken, Malformed) else GONE
+        detail = str(peer.broken)
+    verdict = json.dumps({"status": status, "detail": detail[:500]}).encode()
+    while verdict:
+        verdict = verdict[os.write(note, verdict) :]
+
+
+def _judge(job: dict, peer: Peer) -> tuple[str, str]:
+    try:
+        exports = peer.request("exports", job["exports"])
+    except Exception as error:
+        return "candidate_error", _line(error)
+    if type(exports) is not dict:
+        return "protocol_error", "the exports are not a dict"
+    missing = [name for name in job["exports"] if name not in exports]
+    if job["entry_point"] in missing:
+        return "candidate_error", f"does not define {job['entry_point']}"
+    module = types.ModuleType("tests")
+    sys.modules["tests"] = module
+    scope = module.__dict__
+    stage, asked = "trusted_prompt", peer.asked
+    try:
+        _execute(job, stage, scope)
+        scope.update({name: exports[name] for name in job["exports"] if name in exports})
+        for stage in ("setup", "tests"):
+            _execute(job, stage, scope)
+        if job["entry_point"] is not None:
+            scope["check"](scope[job["entry_point"]])
+    except Exception as error:
+        return _blame(error, job, stage, missing, unasked=peer.asked == asked)
+    return "passed", ""
+
+
+def _execute(job: dict, stage: str, scope: dict) -> None:
+    exec(compile(job[stage], stage, "exec", dont_inherit=True), scope)
+
+
+def _blame(error: Exception, job: dict, stage: str, missing: list[str], unasked: bool) -> tuple[str, str]:
+    """Whose fault it is: the candidate's if it raised or lacks a name, the task's if it fails by itself."""
+    if hasattr(error, "raised_by_peer"):
+        return "candidate_error", _line(error)
+    if isinstance(error, NameError) and error.name in missing:
+        return "candidate_error", f"does not define {error.name}"
+    if isinstance(error, NotPassable) or (stage != "tests" and unasked):
+        return TASK_ERROR, f"{stage}: {_line(error)}"
+    return "failed", _failing_line(error, job) or _line(error)
+
+
+def _failing_line(error: Exception, job: dict) -> str:
+    """The source of the assert that failed, and its message."""
+    number, frame = 0, error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == "tests":
+            number = frame.tb_lineno
+        frame = frame.tb_next
+    if not number:
+        return ""
+    source = job["tests"].splitlines()[number - 1].strip()
+    return source if isinstance(error, AssertionError) and not str(error) else f"{source}  # {_line(error)}"
+
+
+def _line(error: BaseException) -> str:
+    name = getattr(error, "raised_by_peer", type(error).__name__)
+    return " ".join(f"{name}: {error}".split())

@@ -168,10 +168,13 @@ class TinyLoRA:
         """
         if self._model is None:
             raise BoostError("folded() needs an attached adapter: call attach(model) first")
+        if not self._live:  # folded already: the outer fold stands
+            yield
+            return
         weights = self._weights or Weights(self._model, self.names)
         total = weights.update + self.update()
         plain = {name: module.weight.data for name, module in weights.modules.items()}
-        live, self._live = self._live, False
+        self._live = False
         try:
             for name, module in weights.modules.items():
                 module.weight.data = weights.value(name, total)
@@ -179,7 +182,7 @@ class TinyLoRA:
         finally:
             for name, module in weights.modules.items():
                 module.weight.data = plain[name]
-            self._live = live
+            self._live = True
 
     def _hook(self, index: int):
         (left, vh, p), group = self._on_device[self.names[index]], self.group(index)

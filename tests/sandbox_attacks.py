@@ -19,7 +19,7 @@ from pathlib import Path
 
 from boostlib.sandbox import CodeResult, CodeSandbox, CodeTask, Limits
 
-LIMITS = Limits(wall_s=1.5, cpu_s=3)
+LIMITS = Limits(wall_s=4.0, cpu_s=6)  # generous: a busy machine must not turn a denial into a timeout
 FREE = Limits(wall_s=20.0, cpu_s=20, memory_mb=8192, file_kb=100_000, open_files=600)  # for what is let through
 PRELOAD = ("mmap", "resource")  # tools that some acts need
 HONEST = ("def f(x):\n    return 2 * x", CodeTask("assert f(2) == 4", ("f",)))

@@ -53,7 +53,7 @@ def sandbox():
 
 @pytest.fixture(scope="module")
 def hurried():
-    with CodeSandbox(workers=1, limits=Limits(wall_s=0.7, cpu_s=1, memory_mb=128, output_kb=1)) as opened:
+    with CodeSandbox(workers=1, limits=Limits(wall_s=2.5, cpu_s=4, memory_mb=128, output_kb=1)) as opened:
         yield opened
 
 
@@ -630,7 +630,7 @@ def _mixed_runs(count: int, hangs: int) -> None:
     wanted = random.Random(0).choices([kind for kind in KINDS if kind is not Status.TIMEOUT], k=count - hangs)
     wanted += [Status.TIMEOUT] * hangs
     random.Random(1).shuffle(wanted)
-    with CodeSandbox(workers=2, limits=Limits(wall_s=1.0)) as opened:
+    with CodeSandbox(workers=2, limits=Limits(wall_s=3.0)) as opened:
         opened.run_many([(KINDS[kind], ADD) for kind in KINDS] * 3)
         helpers = [pid for each in opened._workers for pid in each.pids]
         before = {pid: (_rss_kb(pid), _descriptors(pid)) for pid in (*helpers, os.getpid())}

@@ -21,10 +21,9 @@ from tqdm.auto import tqdm
 
 from boostlib.adapter import TinyLoRA
 from boostlib.evaluate import Result, evaluate
-from boostlib.identity import BoostConfig
+from boostlib.identity import BoostConfig, round_seed
 from boostlib.rounds import Base, Round, Scores, Training, pack_bits
 from boostlib.run import Run, open_run
-from boostlib.stable import stable_seed
 from boostlib.tasks.base import Example, Task
 
 log = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ def _train(run: Run, tokenizer, task: Task, trainer, failures: list[str], adapte
         if run.config.train_on == "failures":
             examples = _pick(examples, failures)
         trained = trainer.train(
-            run.model, tokenizer, task, examples, adapter, seed=_round_seed(run, index), on_step=show
+            run.model, tokenizer, task, examples, adapter, seed=round_seed(run.config.seed, index), on_step=show
         )
     finally:
         adapter.detach()
@@ -127,7 +126,7 @@ def _merge_and_record(
             "merge": round(merged - start, 2),
             "evaluate": round(time.perf_counter() - merged, 2),
         },
-        seed=_round_seed(run, adapter.round),
+        seed=round_seed(run.config.seed, adapter.round),
         v_sha256=run.ledger.v_sha256(adapter.round),
         weights_fingerprint=last.weights_fingerprint if trained.skipped else run.fingerprint(),
         **fixed_and_broken(failures, scores),
@@ -181,10 +180,6 @@ def _unchanged(last: Base | Round, failures: list[str]) -> dict:
 def _pick(examples: Sequence[Example], ids: list[str]) -> list[Example]:
     wanted = set(ids)
     return [example for example in examples if example.id in wanted]
-
-
-def _round_seed(run: Run, index: int) -> int:
-    return stable_seed(run.config.seed, "train", index) % 2**31
 
 
 def _tell(bar, row: Round) -> None:

@@ -11,10 +11,10 @@ from torch import nn
 
 from boostlib.boost import base_row, fixed_and_broken, score_splits
 from boostlib.errors import RunError
-from boostlib.identity import BoostConfig, check_identity, environment, run_identity
+from boostlib.identity import BoostConfig, check_identity, environment, round_seed, run_identity
 from boostlib.ledger import Ledger
 from boostlib.rounds import Round
-from boostlib.stable import fingerprint_tensors, stable_seed
+from boostlib.stable import fingerprint_tensors
 from boostlib.tasks.base import Task
 
 
@@ -38,7 +38,7 @@ def finetune(model: nn.Module, tokenizer, task: Task, trainer, config: BoostConf
 
 
 def _train(model, tokenizer, task, trainer, config, ledger) -> Round:
-    seed = stable_seed(config.seed, "train", 0) % 2**31
+    seed = round_seed(config.seed, 0)
     before = [p.detach().clone() for p in model.parameters()]
     for parameter in model.parameters():
         parameter.requires_grad_(True)

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from boostlib.adapter import AdapterConfig
-from boostlib.errors import BoostError, DataError, RunError
+from boostlib.errors import BoostError, RunError
 from boostlib.ledger import Ledger
-from boostlib.stable import fingerprint_json, fingerprint_tensors
-from boostlib.tasks.base import Task
+from boostlib.stable import fingerprint_json, fingerprint_tensors, stable_seed
+from boostlib.tasks.base import Task, require_unique_ids
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,11 @@ def run_directory(name: str, identity: dict[str, Any], root: str | Path = "runs"
     return Path(root) / f"{name}-{fingerprint_json(identity)[:10]}"
 
 
+def round_seed(seed: int, index: int) -> int:
+    """The seed that a run with `seed` trains its round `index` with; within what trainers take, 31 bits."""
+    return stable_seed(seed, "train", index) % 2**31
+
+
 def environment(model: nn.Module) -> dict[str, str]:
     """Where and when: device, versions, threads and date."""
     device = model.device
@@ -109,12 +114,7 @@ def _cpu_name() -> str:
 
 
 def _data_hash(task: Task, split: str) -> str:
-    examples = task.split(split)
-    ids: set[str] = set()
-    for example in examples:
-        if example.id in ids:
-            raise DataError(f"task {task.name!r}, split {split!r}: id {example.id!r} occurs twice; ids must be unique")
-        ids.add(example.id)
+    examples = require_unique_ids(task.split(split), f"task {task.name!r}, split {split!r}")
     return fingerprint_json([[e.id, e.prompt, e.answer] for e in examples])
 
 

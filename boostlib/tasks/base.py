@@ -13,6 +13,7 @@ except those declared with `compare=False` (paths).
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol
@@ -58,7 +59,7 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitTask:
+class SplitTask(ABC):
     """Base of the tasks here: checks and cuts what `load_split` gives.
 
     `limits` maps a split to the most examples it keeps, as in `limits={"train": 500}`: see `cut`.
@@ -79,11 +80,13 @@ class SplitTask:
             self._require_split(split)
             self._require_count(f"limits[{split!r}]", most, least=1)
 
+    @abstractmethod
     def load_split(self, name: str) -> list[Example]:
-        raise NotImplementedError
+        """All examples of split `name`, before `limits` cut it."""
 
+    @abstractmethod
     def score(self, completion: str, example: Example) -> Score:
-        raise NotImplementedError
+        """What `completion` is worth as an answer to `example`."""
 
     def split(self, name: str) -> list[Example]:
         """The examples of split `name`, always in the same order.

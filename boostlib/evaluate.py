@@ -68,9 +68,10 @@ def evaluate(
             task.max_new_tokens,
             batch_size=batch_size,
             on_batch=bar.update,
+            stop=task.stop,
         )
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    scores = [task.score(text, example) for text, example in zip(texts, examples, strict=True)]
+    scores = task.score_many(texts, examples)
     return Result(
         ids=[example.id for example in examples],
         correct=np.array([score.correct for score in scores], dtype=bool),

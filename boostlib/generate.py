@@ -11,6 +11,7 @@ import contextlib
 import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from boostlib.errors import DataError, explain_oom
+from boostlib.stop import StopAt, cut_at
 
 SHARED = 4  # a shared prefix shorter than this is not worth a separate pass
 
@@ -46,13 +48,15 @@ def generate(
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
     stop_at_end: bool = True,
+    stop: str | None = None,
     oom_setting: str = "batch_size (prompts decoded together)",
 ) -> list[list[int]]:
     """`samples` completions per prompt, prompt by prompt, as token ids up to and with the end token.
 
     temperature 0 decodes greedily; otherwise samples from the untruncated softmax with torch's global generator.
     batch_size counts prompts. on_batch is told how many prompts have just been finished. stop_at_end=False goes on to
-    max_new_tokens whatever is produced (for timing).
+    max_new_tokens whatever is produced (for timing). stop: a regular expression; a completion ends where it
+    first matches.
     """
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -72,7 +76,8 @@ def generate(
             cache = _read(model, torch.tensor([prefix], device=model.device), None, None) if prefix else None
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                for i, ids in zip(rows, _decode(model, prompt_ids, rows, prefix, cache, samples, config), strict=True):
+                batch = _Batch([prompt_ids[i] for i in rows], prefix, cache, samples)
+                for i, ids in zip(rows, _decode(model, tokenizer, batch, config, stop), strict=True):
                     completions[i] = ids
                 if on_batch:
                     on_batch(len(rows))
@@ -127,26 +132,44 @@ def _read(model: nn.Module, ids: Tensor, mask: Tensor | None, cache):
     return out.past_key_values
 
 
-def _decode(model, prompt_ids, rows, prefix, cache, samples, config) -> list[list[list[int]]]:
-    """Completions of one batch: per row, `samples` lists of ids."""
-    rest = [prompt_ids[i][len(prefix) :] for i in rows]
+class _Batch(NamedTuple):
+    """Prompts decoded together: the tokens that they all begin with, and the cache of those where there are any."""
+
+    prompts: list[list[int]]
+    prefix: list[int]
+    cache: Any
+    samples: int
+
+
+def _decode(model, tokenizer, batch: _Batch, config, stop: str | None) -> list[list[list[int]]]:
+    """Completions of one batch: per prompt, `samples` lists of ids."""
+    prompts, prefix, cache, samples = batch
+    rest = [prompt[len(prefix) :] for prompt in prompts]
     width = max(map(len, rest))
     pad, device = config.pad_token_id, model.device
     ids = torch.tensor([prefix + [pad] * (width - len(r)) + r for r in rest], device=device)  # (B, P + L)
     mask = torch.tensor([[1] * len(prefix) + [0] * (width - len(r)) + [1] * len(r) for r in rest], device=device)
     if cache is not None:
         cache = copy.deepcopy(cache)
-        cache.batch_repeat_interleave(len(rows))
+        cache.batch_repeat_interleave(len(prompts))
     if samples > 1 and width > 1:  # read each prompt once, all but its last token, before it is repeated
         cache = _read(model, ids[:, len(prefix) : -1], mask[:, :-1], cache)
     if samples > 1:
         ids, mask = ids.repeat_interleave(samples, dim=0), mask.repeat_interleave(samples, dim=0)
         if cache is not None:
             cache.batch_repeat_interleave(samples)
-    out = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config)
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        past_key_values=cache,
+        generation_config=config,
+        stopping_criteria=[StopAt(tokenizer, stop, ids.shape[1])] if stop else None,
+    )
     ends = torch.tensor(config.eos_token_id, device=device)
     done = [_cut(row, ends) for row in out[:, ids.shape[1] :]]
-    return [done[i * samples : (i + 1) * samples] for i in range(len(rows))]
+    if stop:
+        done = [cut_at(row, tokenizer, stop) for row in done]
+    return [done[i * samples : (i + 1) * samples] for i in range(len(prompts))]
 
 
 def _cut(ids: Tensor, ends: Tensor) -> list[int]:

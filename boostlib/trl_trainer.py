@@ -26,6 +26,7 @@ from boostlib.errors import TrainingError, explain_oom
 from boostlib.generate import flat_linears, generate, shared_prefix
 from boostlib.rounds import Training
 from boostlib.stable import fingerprint_tensors
+from boostlib.stop import cut_at
 from boostlib.tasks.base import Example, Task
 
 
@@ -53,7 +54,7 @@ def train_once(
             processing_class=tokenizer,
             callbacks=[Recorder(trained, on_step)],
         )
-        trainer.adapter, trainer.rollout_batch = adapter, settings.rollout_batch
+        trainer.adapter, trainer.rollout_batch, trainer.stop = adapter, settings.rollout_batch, task.stop
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train()
@@ -106,11 +107,15 @@ class FoldingTrainer(GRPOTrainer):
     adapter: TinyLoRA | None = None
     generated_tokens = 0
     rollout_batch = 512  # completions sampled together
+    stop: str | None = None  # where a completion ends, see stop.py
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         with self.adapter.folded() if self.adapter else nullcontext():
             if self.use_vllm:
-                out = super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations)
+                ids, logps = super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations)
+                if self.stop:
+                    ids = [cut_at(row, self.processing_class, self.stop) for row in ids]
+                out = ids, [row[: len(kept)] for row, kept in zip(logps, ids, strict=True)]
             else:
                 out = self._sample(prompt_ids, num_generations), None
         self.generated_tokens += sum(map(len, out[0]))
@@ -127,6 +132,7 @@ class FoldingTrainer(GRPOTrainer):
             temperature=self.temperature,
             samples=num_generations if whole else 1,
             batch_size=max(1, self.rollout_batch // num_generations) if whole else self.rollout_batch,
+            stop=self.stop,
             oom_setting="rollout_batch of GRPO (completions sampled together)",
         )
 
@@ -205,11 +211,11 @@ class Recorder(TrainerCallback):
 
 
 def _reward(task: Task, examples: Sequence[Example]):
-    def correct(prompts, completions, index, **_) -> list[float]:
+    def reward(prompts, completions, index, **_) -> list[float]:
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-        return [float(task.score(text, examples[i]).correct) for text, i in zip(texts, index, strict=True)]
+        return [score.reward for score in task.score_many(texts, [examples[i] for i in index])]
 
-    return correct
+    return reward
 
 
 def _restore_forward(model: nn.Module, own_forward) -> None:

@@ -45,6 +45,7 @@ class ParityTask:
     odd: bool | None = None  # what every example asks for, where it is the same
     chat: bool = False
     extra: dict = field(default_factory=dict)
+    stop: str | None = None
 
     def split(self, name: str) -> list[Example]:
         coins = philox("parity", name).random(getattr(self, name)) < 0.5
@@ -60,6 +61,9 @@ class ParityTask:
         wanted = int(example.answer) if self.odd is None else int(self.odd)
         right = sum(completion.encode()) % 2 == wanted
         return Score(right, right and len(completion) > 1)
+
+    def score_many(self, completions, examples) -> list[Score]:
+        return [self.score(text, example) for text, example in zip(completions, examples, strict=True)]
 
     def settings(self) -> dict:
         return {"name": self.name, "max_new_tokens": self.max_new_tokens, **self.extra}

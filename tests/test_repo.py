@@ -27,12 +27,12 @@ LAYERS = """
     sandbox
     tasks
     embedded models
-    generate evaluate
+    stop generate evaluate pass_at_k
     identity run
     trl_trainer grpo supervised
     boost finetune
     presets methods
-    gate report bench
+    gate report bench bench_sandbox
     plots
     reproduce doctor
     __init__

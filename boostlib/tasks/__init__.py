@@ -9,7 +9,10 @@ from boostlib.errors import BoostError
 from boostlib.tasks.arithmetic import Arithmetic
 from boostlib.tasks.base import Example, Score, SplitTask, Task
 from boostlib.tasks.gsm8k import GSM8K
+from boostlib.tasks.humaneval import HumanEval
 from boostlib.tasks.math500 import Math500
+from boostlib.tasks.mbpp import MBPP
+from boostlib.tasks.python_basics import PythonBasics
 from boostlib.tasks.word_problems import WordProblems
 
 __all__ = ["TASKS", "Example", "Score", "SplitTask", "Task", "load_task"]
@@ -19,6 +22,9 @@ TASKS: dict[str, type[SplitTask]] = {
     "word_problems": WordProblems,
     "gsm8k": GSM8K,
     "math500": Math500,
+    "python_basics": PythonBasics,
+    "mbpp": MBPP,
+    "humaneval": HumanEval,
 }
 
 

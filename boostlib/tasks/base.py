@@ -36,10 +36,18 @@ class Example:
 
 @dataclass(frozen=True)
 class Score:
-    """What a completion is worth: `correct` (lenient) and `strict` (correct in the format that was asked for)."""
+    """What a completion is worth: `correct` (lenient) and `strict` (correct in the format that was asked for).
+
+    `share`: how much of it is right, 0..1, where a task was asked to say so; the reward is then this share.
+    """
 
     correct: bool
     strict: bool
+    share: float | None = None
+
+    @property
+    def reward(self) -> float:
+        return float(self.correct) if self.share is None else self.share
 
 
 class Task(Protocol):
@@ -47,13 +55,14 @@ class Task(Protocol):
 
     name: str
     max_new_tokens: int
+    stop: str | None  # a completion ends where this regular expression first matches
 
     @property
     def splits(self) -> tuple[str, ...]: ...
 
     def split(self, name: str) -> list[Example]: ...
 
-    def score(self, completion: str, example: Example) -> Score: ...
+    def score_many(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Score]: ...
 
     def settings(self) -> dict[str, Any]: ...
 
@@ -70,6 +79,7 @@ class SplitTask(ABC):
 
     name: ClassVar[str]
     splits: ClassVar[tuple[str, ...]]
+    stop: ClassVar[str | None] = None
     max_new_tokens: int
     limits: Mapping[str, int] = field(default_factory=dict)
     _loaded: dict[str, list[Example]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -87,6 +97,10 @@ class SplitTask(ABC):
     @abstractmethod
     def score(self, completion: str, example: Example) -> Score:
         """What `completion` is worth as an answer to `example`."""
+
+    def score_many(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Score]:
+        """The scores of a batch, in order: what evaluation and the reward call."""
+        return [self.score(text, example) for text, example in zip(completions, examples, strict=True)]
 
     def split(self, name: str) -> list[Example]:
         """The examples of split `name`, always in the same order.

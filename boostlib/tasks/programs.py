@@ -1,0 +1,193 @@
+r"""What the tasks whose answers are programs share: finding the code in a completion, running it, scoring it.
+
+    completion  "Here is a function:\n```python\ndef is_even(n):\n    return n % 2 == 0\n```\nIt returns ..."
+    code        "def is_even(n):\n    return n % 2 == 0"         runs in the sandbox against the problem's tests
+
+Rule, for reward and evaluation alike. The code is the first fenced block, without prompt signs (">>> "); without a
+fence, the text from the first line that begins with def, class, import, from or @. Code whose fence is not closed, or
+that has none, loses its last lines until it compiles: it was cut off by the limit of tokens, or prose follows. Correct:
+the program passes all tests. Strict: it also stood in a closed block. A completion ends with its first block: what
+follows is neither generated nor trained on.
+
+Every problem's reference is run against its own tests, once, before its first candidate is. Equal programs of one
+problem run once. With `partial=True` the reward is the share of the tests that pass (a program that does not run has
+none); failures and accuracy stay all or nothing.
+"""
+
+import ast
+import atexit
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import ClassVar
+
+from boostlib.sandbox import CodeResult, CodeSandbox, CodeTask, Limits, Status, TaskError
+from boostlib.tasks.base import Example, Score, SplitTask
+
+BLOCK_END = r"(?ms)^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```"
+_BLOCK = re.compile(r"(?ms)^[ \t]*```[^\n`]*\n(.*?)(^[ \t]*```|\Z)")
+_CODE_LINE = re.compile(r"(?m)^(?:(?:async )?def |class |import |from \w|@\w)")
+_PROMPT_SIGN = re.compile(r"(?m)^(?:>>> |\.\.\. |>>>$|\.\.\.$)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem(Example):
+    """An example whose answer is a program. `answer` is the source of the tests, `before` is put before the code."""
+
+    reference: str
+    check: CodeTask = field(compare=False, repr=False)
+    before: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramTask(SplitTask):
+    """`partial`: reward the share of passed tests. `workers`: checks at once, the usable cores if None. `unsafe`: run
+    candidates without containment where the machine has none (see sandbox), with resource limits alone.
+    """
+
+    stop: ClassVar[str | None] = BLOCK_END
+    limits_of_a_check: ClassVar[Limits] = Limits()
+    partial: bool = False
+    workers: int | None = field(default=None, compare=False)
+    unsafe: bool = field(default=False, compare=False)
+    _sound: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    def score(self, completion: str, example: Problem) -> Score:
+        return self.score_many([completion], [example])[0]
+
+    def score_many(self, completions: Sequence[str], examples: Sequence[Problem]) -> list[Score]:
+        found = [find_code(text) for text in completions]
+        passed = [result.passed for result in self.run_many(completions, examples)]
+        strict = [right and closed for right, (_, closed) in zip(passed, found, strict=True)]
+        shares = self._shares(completions, examples, passed) if self.partial else [None] * len(passed)
+        return [Score(*score) for score in zip(passed, strict, shares, strict=True)]
+
+    def run_many(self, completions: Sequence[str], examples: Sequence[Problem]) -> list[CodeResult]:
+        """The sandbox's result for each completion, in order: `.status` and `.detail` say why one failed.
+
+        Raises TaskError where a problem's reference fails its own tests, SandboxError where the sandbox does not work.
+        """
+        self.require_sound(examples)
+        programs = [(self.program(text, e), e.check) for text, e in zip(completions, examples, strict=True)]
+        return self._run(programs)
+
+    def program(self, completion: str, example: Problem) -> str:
+        """What is run for `completion`."""
+        return example.before + find_code(completion)[0]
+
+    def require_sound(self, examples: Sequence[Problem]) -> None:
+        """Raises TaskError, naming the problem, unless every reference passes its own tests. Asked once per problem."""
+        new = {e.id: e for e in examples if e.id not in self._sound}
+        results = self._box().run_many([(e.reference, e.check) for e in new.values()])
+        for id, result in zip(new, results, strict=True):
+            if not result.passed:
+                raise TaskError(
+                    f"{self.name}, problem '{id}': its reference does not pass its own tests: {result.status}: "
+                    f"{result.detail}. Correct the problem or leave it out"
+                )
+        self._sound.update(new)
+
+    def _run(self, checks: Sequence[tuple[str, CodeTask]]) -> list[CodeResult]:
+        """Each check once. A task that passed with its reference and fails by itself now was made to by a candidate."""
+        unique = list(dict.fromkeys(checks))
+        try:
+            results = self._box().run_many(unique)
+        except TaskError:
+            results = [self._run_alone(check) for check in unique]
+        found = dict(zip(unique, results, strict=True))
+        return [found[check] for check in checks]
+
+    def _run_alone(self, check: tuple[str, CodeTask]) -> CodeResult:
+        try:
+            return self._box().run(*check)
+        except TaskError as error:
+            return CodeResult(Status.FAILED, str(error), "", None, 0.0, 0.0, 0, self._box().isolation)
+
+    def _shares(self, completions, examples, passed: Sequence[bool]) -> list[float]:
+        """1.0 for what passes all; for the rest, one check per assert."""
+        parts = {i: [replace(examples[i].check, tests=t) for t in split_tests(examples[i].answer)]
+                 for i, right in enumerate(passed) if not right}  # fmt: skip
+        checks = [(self.program(completions[i], examples[i]), part) for i, tests in parts.items() for part in tests]
+        results = iter(self._run(checks))
+        shares = [1.0] * len(passed)
+        for i, tests in parts.items():
+            shares[i] = sum(next(results).passed for _ in tests) / len(tests)
+        return shares
+
+    def _box(self) -> CodeSandbox:
+        return _sandbox(os.getpid(), self.workers, self.limits_of_a_check, self.unsafe)
+
+
+@cache
+def _sandbox(_process: int, workers: int | None, limits: Limits, unsafe: bool) -> CodeSandbox:
+    """One open sandbox per process and settings: starting takes half a second."""
+    box = CodeSandbox(workers=workers, limits=limits, unsafe=unsafe)
+    box.__enter__()
+    atexit.register(box.close)
+    return box
+
+
+def find_code(completion: str) -> tuple[str, bool]:
+    """(the code of a completion, whether it stood in a closed block); ("", False) where there is none."""
+    block = _BLOCK.search(completion)
+    if block and block[2]:
+        return _PROMPT_SIGN.sub("", block[1]), True
+    if block:
+        return compilable(_PROMPT_SIGN.sub("", block[1])), False
+    start = _CODE_LINE.search(completion)
+    return (compilable(completion[start.start() :]), False) if start else ("", False)
+
+
+def compilable(code: str) -> str:
+    """`code` without the last lines that keep it from compiling; "" where no beginning of it compiles."""
+    lines = code.splitlines(keepends=True)
+    for _ in range(100):  # every try but the first costs a line or more: enough for what a model writes
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                compile("".join(lines), "candidate", "exec", dont_inherit=True)
+            return "".join(lines)
+        except SyntaxError as error:
+            del lines[max(0, min(len(lines), error.lineno or 1) - 1) :]
+        except (ValueError, RecursionError, MemoryError, OverflowError):
+            break
+    return ""
+
+
+def defined_names(source: str) -> set[str]:
+    """Names that a module binds at its top level: functions, classes and variables, imports left out."""
+    names: set[str] = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        else:
+            stored = (n for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+            names.update(n.id for n in stored)
+    return names
+
+
+def used_names(source: str) -> set[str]:
+    """Names that `source` reads."""
+    return {n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+
+def imports_of(source: str) -> str:
+    """The import lines at the top level of `source`."""
+    imports = [node for node in ast.parse(source).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return "\n".join(map(ast.unparse, imports))
+
+
+def split_tests(tests: str) -> list[str]:
+    """`tests` once per assert, without the others: those at the top level, or those of `check` where it is defined."""
+    tree = ast.parse(tests)
+    check = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
+    body = check.body if check else tree.body
+    asserts = [node for node in body if isinstance(node, ast.Assert)]
+    whole, parts = list(body), []
+    for one in asserts:
+        body[:] = [node for node in whole if node is one or not isinstance(node, ast.Assert)]
+        parts.append(ast.unparse(tree))
+    return parts or [tests]

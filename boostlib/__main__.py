@@ -96,8 +96,9 @@ def _verify(args) -> None:
 
 def _bench(args) -> None:
     from boostlib.bench import bench_rollout
+    from boostlib.bench_sandbox import bench_sandbox
 
-    bench_rollout(args.json)
+    {"rollout": bench_rollout, "sandbox": bench_sandbox}[args.what](args.json)
 
 
 def _fetch(args) -> None:
@@ -141,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--weights", action="store_true", help="also rebuild the weights and compare their hash")
     sub.add_argument("--repair", action="store_true", help="cut a damaged ledger back to its last good round")
     sub = add("bench", _bench, "measure against named peers")
-    sub.add_argument("what", choices=("rollout",))
+    sub.add_argument("what", choices=("rollout", "sandbox"))
     sub.add_argument("--json", metavar="FILE", help="write the measurements as JSON")
     add("fetch", _fetch, "install and convert the embedded models")
     add("doctor", _doctor, "what this machine can do")

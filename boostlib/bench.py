@@ -75,7 +75,7 @@ def bench_rollout(json_path: str | None = None, prompts: int = 16, new_tokens: i
     )
     tokens = prompts * 4 * new_tokens
     rates = {name: tokens / value for name, value in seconds.items()}
-    return _report("rollout, tokens a second", rates, "plain model", environment(model), json_path)
+    return report("rollout, tokens a second", rates, "plain model", environment(model.device), json_path)
 
 
 def _timed(model, tokenizer, ids, new_tokens: int) -> float:
@@ -111,7 +111,7 @@ def _peft_tiny_lora(model, modules: int):
     return get_peft_model(model, config).eval()
 
 
-def _report(title: str, rates: dict[str, float], reference: str, where: dict, json_path: str | None) -> dict:
+def report(title: str, rates: dict[str, float], reference: str, where: dict, json_path: str | None = None) -> dict:
     result = {"what": title, "environment": where, "rates": rates}
     result["ratio"] = {name: rate / rates[reference] for name, rate in rates.items()}
     print(f"{title} ({where['device']}, {where['threads']} threads, {where['date']})")

@@ -27,7 +27,7 @@ def finetune(model: nn.Module, tokenizer, task: Task, trainer, config: BoostConf
     with ledger.locked():
         identity = {**run_identity(model, task, trainer, config), "adapter": "all weights", "train_on": "all"}
         if not (ledger.dir / "run.json").exists():
-            ledger.create({"identity": identity, "environment": environment(model)})
+            ledger.create({"identity": identity, "environment": environment(model.device)})
         check_identity(ledger, identity)
         if ledger.rounds:
             return ledger

@@ -82,9 +82,8 @@ def round_seed(seed: int, index: int) -> int:
     return stable_seed(seed, "train", index) % 2**31
 
 
-def environment(model: nn.Module) -> dict[str, str]:
+def environment(device: torch.device) -> dict[str, str]:
     """Where and when: device, versions, threads and date."""
-    device = model.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     libraries = ("torch", "transformers", "trl", "numpy", "boostlib")
     return {

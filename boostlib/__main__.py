@@ -37,10 +37,10 @@ def _reproduce(args) -> int:
 
 def _boost(args) -> None:
     from boostlib.methods import run_method, with_method
-    from boostlib.presets import preset
+    from boostlib.presets import SECTIONS, preset
     from boostlib.report import rounds_table
 
-    chosen = preset(args.preset).with_seed(args.seed)
+    chosen = preset(args.preset, SECTIONS[args.section]).with_seed(args.seed)
     if args.task not in (None, chosen.task):
         chosen = replace(chosen, task=args.task, task_options={})
     chosen = replace(chosen, **_given(args, "model", "dtype"))
@@ -151,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _boost_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--preset", default="demo", choices=("smoke", "demo", "lab", "paper"))
+    sub.add_argument("--section", default="math", choices=("math", "code"), help="which experiment of the paper")
     sub.add_argument("--run-dir", help="default runs/TASK-PRESET-METHOD-seedN; the same call continues it")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--model", help="embedded name, local folder or hub id; default: the preset's")

@@ -60,12 +60,14 @@ def default_device() -> torch.device:
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where `device` computes in it at full speed, else fp32."""
+    """bf16 where `device` computes in it at full speed, else fp32.
+
+    A CPU does so with AMX alone: on one with AVX512-BF16, torch 2.13's bf16 linears ran at 0.5-0.7 of fp32's speed.
+    """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:  # private functions: absent on some builds, and then the answer is no
-        probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-        fast = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+    else:  # a private function: absent on some builds, and then the answer is no
+        fast = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     return torch.bfloat16 if fast else torch.float32
 
 

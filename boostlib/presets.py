@@ -4,7 +4,7 @@ smoke: continuous integration, a few steps. demo: 2 CPU cores, minutes, no hub. 
 one GPU. paper: the models and data of the paper, one 80 GB GPU and the hub.
 
 Not stated by the paper and chosen here: learning rate, samples a prompt, steps a round, tying. The demo's
-were chosen on the dev split of `arithmetic` alone (see data/runs/README.md).
+were chosen on the dev splits of `arithmetic` and `python_basics` alone (see data/runs/README.md).
 """
 
 from collections.abc import Mapping
@@ -74,6 +74,44 @@ MATH = {
         also=("math500",),
     ),
 }
+
+
+CODE = {
+    "smoke": Preset(
+        name="smoke",
+        model="smollm2",
+        task="python_basics",
+        task_options={"limits": {"train": 16, "dev": 8, "test": 16, "neighbour": 8}},
+        trainer=GRPO(learning_rate=0.01, prompts=4, samples=4, max_steps=1),
+        boost=BoostConfig(rounds=2, adapter=_SMOL_12, held_out=("test", "neighbour")),
+    ),
+    "demo": Preset(
+        name="demo",
+        model="smollm2",
+        task="python_basics",
+        trainer=GRPO(learning_rate=0.01, prompts=8, samples=8, max_steps=6),
+        boost=BoostConfig(rounds=3, adapter=_SMOL_12, held_out=("test", "neighbour"), batch_size=80),
+    ),
+    "lab": Preset(
+        name="lab",
+        model="smollm2",
+        task="python_basics",
+        trainer=GRPO(learning_rate=0.01, prompts=16, samples=16, max_steps=6),
+        boost=BoostConfig(rounds=20, adapter=_SMOL_12, held_out=("test", "neighbour"), batch_size=256),
+    ),
+    "paper": Preset(
+        name="paper",
+        model="Qwen/Qwen2.5-3B-Instruct",
+        task="mbpp",
+        trainer=GRPO(
+            learning_rate=0.002, prompts=32, samples=8, max_steps=50, micro_batch=16, gradient_checkpointing=True
+        ),
+        boost=BoostConfig(rounds=20, adapter=_QWEN_12, held_out=("dev", "test"), batch_size=128),
+        also=("humaneval",),
+    ),
+}
+
+SECTIONS = {"math": MATH, "code": CODE}
 
 
 def preset(name: str, section: Mapping[str, Preset] = MATH) -> Preset:

@@ -80,7 +80,9 @@ def open_run(model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir
             check_identity(ledger, identity)
         basis = SVDBasis.from_model(model, config.adapter.basis_rank(max(config.rounds, len(rounds))), config.targets)
         if not started:
-            ledger.create({"identity": identity, "basis": _basis_record(basis), "environment": environment(model.device)})
+            ledger.create(
+                {"identity": identity, "basis": _basis_record(basis), "environment": environment(model.device)}
+            )
         run = Run(model, ledger, config, basis, Weights(model, list(basis), config.w0_device))
         run.weights.set(rebuild(ledger, basis, config.adapter, len(rounds)))
         _report_match(run, rounds)

@@ -242,10 +242,11 @@ def test_cuda_without_a_gpu_is_named():
         load_model("smollm2", device="cuda")
 
 
-@pytest.mark.parametrize("probe", ["_is_amx_tile_supported", "_is_avx512_bf16_supported"])
-def test_bf16_on_cpus_that_compute_in_it(monkeypatch, probe):
-    monkeypatch.setattr(torch.cpu, probe, lambda: True, raising=False)
-    assert default_dtype(torch.device("cpu")) is torch.bfloat16
+@pytest.mark.parametrize(("amx", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bf16_on_cpus_that_are_fast_in_it(monkeypatch, amx, dtype):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    assert default_dtype(torch.device("cpu")) is dtype
 
 
 def test_each_process_takes_its_own_gpu_and_bf16_only_where_it_is_native(monkeypatch):

@@ -94,9 +94,10 @@ def test_a_wrong_import_would_be_found(tmp_path):
 
 
 def test_every_import_is_declared():
-    runtime = {canonicalize_name(Requirement(line).name) for line in _project()["dependencies"]}
-    owners = packages_distributions()
+    project, owners = _project(), packages_distributions()
     for path in PACKAGE.rglob("*.py"):
+        lines = project["dependencies"] + (project["optional-dependencies"]["bench"] if "bench" in path.name else [])
+        runtime = {canonicalize_name(Requirement(line).name) for line in lines}
         for module in {name.split(".")[0] for name in _imports(path)} - set(sys.stdlib_module_names) - {"boostlib"}:
             found = {canonicalize_name(owner) for owner in owners.get(module, [])}
             assert found & runtime, f"{path.name} imports {module}, which no dependency in pyproject.toml provides"

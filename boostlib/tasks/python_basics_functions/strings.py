@@ -41,24 +41,24 @@ def string_length(text):
     return len(text)
 
 
-def first_character(text):
-    """returns the first character of text
+def first_and_last(text):
+    """returns a string of the first and the last character of text
 
-    assert first_character("abc") == "a"
-    assert first_character("z") == "z"
-    assert first_character("hello") == "h"
+    assert first_and_last("abc") == "ac"
+    assert first_and_last("hi") == "hi"
+    assert first_and_last("hello") == "ho"
     """
-    return text[0]
+    return text[0] + text[-1]
 
 
-def last_character(text):
-    """returns the last character of text
+def without_last(text):
+    """returns text without its last character
 
-    assert last_character("abc") == "c"
-    assert last_character("z") == "z"
-    assert last_character("hello") == "o"
+    assert without_last("abc") == "ab"
+    assert without_last("z") == ""
+    assert without_last("hello") == "hell"
     """
-    return text[-1]
+    return text[:-1]
 
 
 def is_palindrome(text):
@@ -172,24 +172,24 @@ def contains(text, part):
     return part in text
 
 
-def concatenate(first, second):
-    """returns the two strings joined together
+def join_with_dash(first, second):
+    """returns the strings first and second joined by a dash
 
-    assert concatenate("ab", "cd") == "abcd"
-    assert concatenate("", "x") == "x"
-    assert concatenate("a", "") == "a"
+    assert join_with_dash("ab", "cd") == "ab-cd"
+    assert join_with_dash("x", "y") == "x-y"
+    assert join_with_dash("hello", "you") == "hello-you"
     """
-    return first + second
+    return first + "-" + second
 
 
-def repeat_string(text, n):
-    """returns text repeated n times
+def double_letters(text):
+    """returns text with every character written twice in a row
 
-    assert repeat_string("ab", 3) == "ababab"
-    assert repeat_string("x", 1) == "x"
-    assert repeat_string("a", 0) == ""
+    assert double_letters("abc") == "aabbcc"
+    assert double_letters("x") == "xx"
+    assert double_letters("") == ""
     """
-    return text * n
+    return "".join(2 * c for c in text)
 
 
 def capitalize_first(text):
@@ -258,6 +258,7 @@ def first_word(text):
     assert first_word("one two") == "one"
     assert first_word("hello") == "hello"
     assert first_word("a b c") == "a"
+    assert first_word("a long one") == "a"
     """
     return text.split()[0]
 
@@ -268,6 +269,7 @@ def longest_word(text):
     assert longest_word("a bbb cc") == "bbb"
     assert longest_word("hello") == "hello"
     assert longest_word("one three to") == "three"
+    assert longest_word("three a bb") == "three"
     """
     return max(text.split(), key=len)
 
@@ -323,7 +325,7 @@ def sorted_letters(word):
 
 
 def is_anagram(first, second):
-    """returns True if first and second consist of the same letters
+    """returns True if the word first is an anagram of the word second
 
     assert is_anagram("listen", "silent")
     assert not is_anagram("abc", "abd")

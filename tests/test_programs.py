@@ -3,22 +3,25 @@
 import gzip
 import json
 import os
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from boostlib import BoostError, evaluate, load_model
+from boostlib import GRPO, AdapterConfig, BoostError, SVDBasis, TinyLoRA, evaluate, load_model
 from boostlib.embedded import installed_gguf
 from boostlib.errors import DataError
 from boostlib.generate import encode, generate
+from boostlib.methods import run_method, with_method
 from boostlib.pass_at_k import pass_at_k, sample_correct
+from boostlib.presets import SECTIONS, preset
 from boostlib.sandbox import CodeTask, Status, TaskError
 from boostlib.stop import cut_at
 from boostlib.tasks import load_task, mbpp
 from boostlib.tasks.programs import Problem
-from boostlib.tasks.python_basics import FUNCTIONS, functions
+from boostlib.tasks.python_basics import FUNCTIONS, PythonBasics, functions
 from boostlib.tasks.rows import load_rows
 from boostlib.tasks.source import BLOCK_END, find_code, split_tests
 
@@ -364,3 +367,40 @@ def test_humaneval_prompt_and_tests_that_do_not_parse(humaneval, tmp_path):
         file.write(json.dumps(humaneval_rows()[0] | {"task_id": "HumanEval/2", "test": "def check("}) + "\n")
     with pytest.raises(TaskError, match="humaneval, problem 'HumanEval/2': the task's tests does not compile"):
         load_task("humaneval", data_dir=tmp_path).split("test")
+
+
+# --- training
+
+
+class Wrapped(PythonBasics):
+    """What a random model writes counts as a program that is right where the sum of its bytes is even."""
+
+    def program(self, completion, example):
+        return f"def double(n):\n    return {2 if sum(completion.encode()) % 2 == 0 else 3} * n"
+
+
+def test_grpo_trains_on_rewards_from_execution(tiny_llama, tiny_tokenizer):
+    model, task, seen = tiny_llama(), Wrapped(max_new_tokens=4, workers=1), []
+    adapter = TinyLoRA(SVDBasis.from_model(model, rank=2), AdapterConfig(n_tie=7), round=0).attach(model)
+    problems = [replace(problem(), prompt=text) for text in ("count a", "count b")]
+    trainer = GRPO(prompts=2, samples=4, max_steps=2, epochs=4)
+    done = trainer.train(model, tiny_tokenizer, task, problems, adapter, seed=0, on_step=seen.append)
+    assert done.steps == len(seen) == 2 and any(done.signal) and adapter.v.any()
+    assert all(0 <= reward <= 1 and (8 * reward).is_integer() for reward in done.rewards)  # of 8 programs a step
+
+
+def test_mbpp_with_a_local_model_and_the_paper_presets_trainer(tiny_llama, tiny_tokenizer, tmp_path):
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    paper = preset("paper", SECTIONS["code"])
+    small = replace(
+        paper,
+        model=str(tmp_path / "model"),
+        dtype="fp32",
+        task_options={"max_new_tokens": 4, "limits": {"train": 4, "dev": 2, "test": 3}},
+        trainer=replace(paper.trainer, prompts=4, samples=2, max_samples=2, max_steps=1, micro_batch=4),
+        boost=replace(paper.boost, rounds=1, adapter=replace(paper.boost.adapter, n_tie=7)),
+    )
+    ledger = run_method(with_method(small, "rotate"), tmp_path / "run", str(mbpp_folder(tmp_path)))
+    assert [len(ledger.base.metrics[split].bits()) for split in ("dev", "test")] == [2, 3]
+    assert len(ledger.rounds) == 1 and len(ledger.rounds[0].failures) == 4

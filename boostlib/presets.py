@@ -91,7 +91,7 @@ CODE = {
         model="smollm2",
         task="python_basics",
         trainer=GRPO(learning_rate=0.01, prompts=8, samples=8, max_steps=4),
-        boost=BoostConfig(rounds=3, adapter=_SMOL_12_EVEN, held_out=("test", "neighbour"), batch_size=80),
+        boost=BoostConfig(rounds=2, adapter=_SMOL_12_EVEN, held_out=("test", "neighbour"), batch_size=80),
     ),
     "lab": Preset(
         name="lab",

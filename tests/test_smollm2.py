@@ -76,7 +76,8 @@ def test_folded_equals_live(model, basis, ids, round):
     with torch.no_grad():
         moved = (live - model(ids).logits).abs().max()
     assert moved > 0.05
-    assert (live - folded).abs().max() < 1e-4
+    # relative too: logits reach 30, where 1e-4 is 50 units in the last place, which some CPUs' kernels just exceed
+    torch.testing.assert_close(folded, live, atol=1e-4, rtol=1e-5)
 
 
 def test_a_hundred_fold_cycles_in_bf16_leave_every_bit(basis):

@@ -1,5 +1,7 @@
 """The promises of the core on the real embedded model: every target module of SmolLM2, 12 numbers a round."""
 
+import copy
+
 import pytest
 import torch
 
@@ -65,6 +67,7 @@ def test_at_zero_no_output_bit_changes_and_names_stay_plain(model, basis, ids):
 
 @pytest.mark.parametrize("round", [0, 2])
 def test_folded_equals_live(model, basis, ids, round):
+    model = copy.deepcopy(model).double()  # in fp32 the layers' own rounding comes to 1e-4 on some CPUs
     adapter = adapter_with_v(basis, round).attach(model)
     try:
         with torch.no_grad():
@@ -76,8 +79,7 @@ def test_folded_equals_live(model, basis, ids, round):
     with torch.no_grad():
         moved = (live - model(ids).logits).abs().max()
     assert moved > 0.05
-    # relative too: logits reach 30, where 1e-4 is 50 units in the last place, which some CPUs' kernels just exceed
-    torch.testing.assert_close(folded, live, atol=1e-4, rtol=1e-5)
+    assert (live - folded).abs().max() < 1e-4
 
 
 def test_a_hundred_fold_cycles_in_bf16_leave_every_bit(basis):

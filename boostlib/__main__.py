@@ -159,7 +159,8 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--task", help="default: the preset's")
     sub.add_argument("--data-dir", help="folder of data files, default $BOOSTLIB_DATA, else the hub")
     sub.add_argument("--rounds", type=int)
-    sub.add_argument("--method", default="rotate", choices=("rotate", "top", "tinylora", "full"), help="see methods.py")
+    methods = ("rotate", "top", "monolithic", "tinylora", "full")
+    sub.add_argument("--method", default="rotate", choices=methods, help="see methods.py")
     sub.add_argument("--scaling", choices=("paper", "normalized"))
     for name, kind in (("rank", int), ("u", int), ("n-tie", int), ("learning-rate", float), ("max-steps", int)):
         sub.add_argument(f"--{name}", type=kind)

@@ -2,6 +2,8 @@
 
 rotate     BoostLoRA: the next block of directions each round, trained on failures
 top        the same rounds, always in the top block (the paper's ablation)
+monolithic one adapter over all directions of all rounds at once, as many parameters as one round, one long round on the
+           failures (the paper's ablation)
 tinylora   one adapter in the top block, one long round on the whole training set
 full       all weights, one long round on the whole training set
 """
@@ -18,10 +20,11 @@ from boostlib.models import load_model
 from boostlib.presets import Preset
 from boostlib.tasks import load_task
 
-METHODS = ("rotate", "top", "tinylora", "full")
+METHODS = ("rotate", "top", "monolithic", "tinylora", "full")
 LABELS = {
     "rotate": "BoostLoRA (rotate)",
     "top": "rounds in the top block",
+    "monolithic": "monolithic, one round",
     "tinylora": "TinyLoRA, one shot",
     "full": "full fine-tuning",
 }
@@ -34,10 +37,13 @@ def with_method(chosen: Preset, method: str) -> Preset:
     if method in ("rotate", "top"):
         return replace(chosen, boost=replace(chosen.boost, adapter=replace(chosen.boost.adapter, strategy=method)))
     adapter = replace(chosen.boost.adapter, strategy="top")
+    if method == "monolithic":
+        adapter = replace(adapter, rank=adapter.rank * chosen.boost.rounds)
     trainer = replace(chosen.trainer, max_steps=chosen.boost.rounds * chosen.trainer.max_steps, epochs=1000.0)
     if method == "full":
         trainer = replace(trainer, learning_rate=chosen.full_learning_rate)
-    return replace(chosen, trainer=trainer, boost=replace(chosen.boost, rounds=1, train_on="all", adapter=adapter))
+    train_on = "failures" if method == "monolithic" else "all"
+    return replace(chosen, trainer=trainer, boost=replace(chosen.boost, rounds=1, train_on=train_on, adapter=adapter))
 
 
 def run_method(chosen: Preset, run_dir: str | Path, data_dir: str | None = None, full: bool = False) -> Ledger:

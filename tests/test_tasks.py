@@ -12,7 +12,7 @@ import pytest
 
 from boostlib.errors import BoostError, DataError
 from boostlib.stable import fingerprint_json
-from boostlib.tasks import TASKS, Example, load_task
+from boostlib.tasks import TASKS, Example, LabelTask, load_task
 from boostlib.tasks.base import cut, held_out, require_unique_ids
 from boostlib.tasks.rows import Source, load_rows, read_jsonl
 
@@ -184,13 +184,14 @@ def test_settings_out_of_range_are_refused(name, settings):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_settings_are_plain_json_and_hold_every_setting_but_paths(name, tmp_path):
-    task = load_task(name, data_dir=tmp_path, limits={"test": 3}, max_new_tokens=7)
+    own = {"max_length": 9} if issubclass(TASKS[name], LabelTask) else {"max_new_tokens": 7}
+    task = load_task(name, data_dir=tmp_path, limits={"test": 3}, **own)
     settings = task.settings()
     assert settings == json.loads(json.dumps(settings))
-    assert settings["name"] == name and settings["max_new_tokens"] == 7 and settings["limits"] == {"test": 3}
+    assert settings["name"] == name and own.items() <= settings.items() and settings["limits"] == {"test": 3}
     assert "data_dir" not in settings and str(tmp_path) not in json.dumps(settings)
-    assert settings != load_task(name, limits={"test": 4}, max_new_tokens=7).settings()
-    assert settings == load_task(name, limits={"test": 3}, max_new_tokens=7).settings()
+    assert settings != load_task(name, limits={"test": 4}, **own).settings()
+    assert settings == load_task(name, limits={"test": 3}, **own).settings()
 
 
 def test_settings_differ_wherever_the_examples_do():

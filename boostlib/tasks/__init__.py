@@ -7,15 +7,17 @@ from typing import Any
 
 from boostlib.errors import BoostError
 from boostlib.tasks.arithmetic import Arithmetic
-from boostlib.tasks.base import Example, Score, SplitTask, Task
+from boostlib.tasks.base import Example, LabelTask, Score, SplitTask, Task, TextTask
+from boostlib.tasks.binding import Binding
 from boostlib.tasks.gsm8k import GSM8K
 from boostlib.tasks.humaneval import HumanEval
 from boostlib.tasks.math500 import Math500
 from boostlib.tasks.mbpp import MBPP
 from boostlib.tasks.python_basics import PythonBasics
+from boostlib.tasks.synthetic_binding import SyntheticBinding
 from boostlib.tasks.word_problems import WordProblems
 
-__all__ = ["TASKS", "Example", "Score", "SplitTask", "Task", "load_task"]
+__all__ = ["TASKS", "Example", "LabelTask", "Score", "SplitTask", "Task", "TextTask", "load_task"]
 
 TASKS: dict[str, type[SplitTask]] = {
     "arithmetic": Arithmetic,
@@ -25,6 +27,8 @@ TASKS: dict[str, type[SplitTask]] = {
     "python_basics": PythonBasics,
     "mbpp": MBPP,
     "humaneval": HumanEval,
+    "synthetic_binding": SyntheticBinding,
+    "binding": Binding,
 }
 
 

@@ -1,7 +1,8 @@
 """What a task is, and what all tasks share.
 
-A task is named splits of examples, and a scorer. One scorer serves the reward in training, the choice of failures and
-the evaluation, so that a gain can never be a difference between two extractors:
+A task is named splits of examples and a scorer (a `LabelTask`, which a classifier answers, needs none). One scorer
+serves the reward in training, the choice of failures and the evaluation, so that a gain can never be a difference
+between two extractors:
 
     correct   the extracted answer equals the gold one, however it was given: failures and reward use this
     strict    correct, and given in the format that the prompt asked for: reported beside it
@@ -51,18 +52,14 @@ class Score:
 
 
 class Task(Protocol):
-    """What evaluation and trainers need of a task; subclasses of `SplitTask` have it."""
+    """What the loop needs of a task; subclasses of `SplitTask` have it."""
 
     name: str
-    max_new_tokens: int
-    stop: str | None  # a completion ends where this regular expression first matches
 
     @property
     def splits(self) -> tuple[str, ...]: ...
 
     def split(self, name: str) -> list[Example]: ...
-
-    def score_many(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Score]: ...
 
     def settings(self) -> dict[str, Any]: ...
 
@@ -72,20 +69,17 @@ class SplitTask(ABC):
     """Base of the tasks here: checks and cuts what `load_split` gives.
 
     `limits` maps a split to the most examples it keeps, as in `limits={"train": 500}`: see `cut`.
-    A subclass sets `name`, `splits`, a default for `max_new_tokens`, and defines `load_split` and `score`.
+    A subclass sets `name`, `splits`, and defines `load_split`.
 
     Raises BoostError for a setting that is not of its type, and DataError for a limit on a split that is not there.
     """
 
     name: ClassVar[str]
     splits: ClassVar[tuple[str, ...]]
-    stop: ClassVar[str | None] = None
-    max_new_tokens: int
     limits: Mapping[str, int] = field(default_factory=dict)
     _loaded: dict[str, list[Example]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self._require_count("max_new_tokens", self.max_new_tokens, least=1)
         for split, most in self.limits.items():
             self._require_split(split)
             self._require_count(f"limits[{split!r}]", most, least=1)
@@ -93,14 +87,6 @@ class SplitTask(ABC):
     @abstractmethod
     def load_split(self, name: str) -> list[Example]:
         """All examples of split `name`, before `limits` cut it."""
-
-    @abstractmethod
-    def score(self, completion: str, example: Example) -> Score:
-        """What `completion` is worth as an answer to `example`."""
-
-    def score_many(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Score]:
-        """The scores of a batch, in order: what evaluation and the reward call."""
-        return [self.score(text, example) for text, example in zip(completions, examples, strict=True)]
 
     def split(self, name: str) -> list[Example]:
         """The examples of split `name`, always in the same order.
@@ -125,6 +111,41 @@ class SplitTask(ABC):
     def _require_count(self, option: str, value: Any, least: int = 0) -> None:
         if type(value) is not int or value < least:
             raise BoostError(f"{self.name}: {option} must be a whole number of at least {least}, not {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask(SplitTask):
+    """Base of tasks that a language model answers in text: a subclass also gives `max_new_tokens` and `score`."""
+
+    stop: ClassVar[str | None] = None  # a completion ends where this regular expression first matches
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        self._require_count("max_new_tokens", self.max_new_tokens, least=1)
+        super().__post_init__()
+
+    @abstractmethod
+    def score(self, completion: str, example: Example) -> Score:
+        """What `completion` is worth as an answer to `example`."""
+
+    def score_many(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Score]:
+        """The scores of a batch, in order: what evaluation and the reward call."""
+        return [self.score(text, example) for text, example in zip(completions, examples, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTask(SplitTask):
+    """Base of tasks that a classifier answers: prompts are chains (see `chains.py`), answers "1" or "0".
+
+    max_length: most tokens of all chains and their separators; None: the model's limit, at most 1,024.
+    """
+
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_length is not None:
+            self._require_count("max_length", self.max_length, least=8)
+        super().__post_init__()
 
 
 def require_unique_ids(examples: Sequence[Example], where: str) -> list[Example]:

@@ -12,14 +12,14 @@ from typing import TypeVar
 
 from boostlib.errors import BoostError
 from boostlib.stable import philox
-from boostlib.tasks.base import Example, SplitTask
+from boostlib.tasks.base import Example, TextTask
 
 T = TypeVar("T")
 DEALING_ORDER = ("test", "dev", "train")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratedTask(SplitTask):
+class GeneratedTask(TextTask):
     """`train`, `dev` and `test` are the sizes of the splits; a split of size 0 does not exist.
 
     Raises BoostError for a size or seed that is no whole number of at least 0.

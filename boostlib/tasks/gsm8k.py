@@ -25,7 +25,7 @@ from typing import ClassVar
 
 from boostlib.errors import DataError
 from boostlib.tasks.answers import as_number, numbers_in
-from boostlib.tasks.base import Example, Score, SplitTask, held_out
+from boostlib.tasks.base import Example, Score, TextTask, held_out
 from boostlib.tasks.latex import last_boxed, same_answer
 from boostlib.tasks.rows import Row, Source, load_rows
 
@@ -34,7 +34,7 @@ HUB_ID = "openai/gsm8k"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GSM8K(SplitTask):
+class GSM8K(TextTask):
     """`dev` is the number of training problems held out; `instruction` follows each question.
 
     Raises DataError for data that cannot be found or a row without a gold number; BoostError for a setting off range.

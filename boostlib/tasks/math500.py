@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from boostlib.errors import BoostError, DataError
-from boostlib.tasks.base import Example, Score, SplitTask, held_out
+from boostlib.tasks.base import Example, Score, TextTask, held_out
 from boostlib.tasks.latex import last_boxed, same_answer
 from boostlib.tasks.rows import Source, load_rows
 
@@ -42,7 +42,7 @@ _NUMBER = re.compile(r"(?<![\w\\{^/.])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?!
 
 
 @dataclass(frozen=True, kw_only=True)
-class Math500(SplitTask):
+class Math500(TextTask):
     r"""`train_hub_id` and `train_configs` name the training set on the hub (fields problem, solution, type); in a data
     folder it is `math/train.jsonl`. `dev` is the number of training problems held out.
 

@@ -17,7 +17,7 @@ from functools import cache
 from typing import ClassVar
 
 from boostlib.sandbox import CodeResult, CodeSandbox, CodeTask, Limits, Status, TaskError
-from boostlib.tasks.base import Example, Score, SplitTask
+from boostlib.tasks.base import Example, Score, TextTask
 from boostlib.tasks.source import BLOCK_END, find_code, split_tests
 
 
@@ -31,7 +31,7 @@ class Problem(Example):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProgramTask(SplitTask):
+class ProgramTask(TextTask):
     """`partial`: reward the share of passed tests. `workers`: checks at once, the usable cores if None. `unsafe`: run
     candidates without containment where the machine has none (see sandbox), with resource limits alone.
     """

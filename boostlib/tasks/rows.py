@@ -1,4 +1,4 @@
-"""Finding and reading data sets: a folder of jsonl files, or the hub.
+"""Finding and reading data sets: a folder of jsonl or csv files, or the hub.
 
 Order: the folder given as `data_dir`, else the folder that the environment variable BOOSTLIB_DATA names, as
 `FOLDER/gsm8k/train.jsonl`; where it has no such file, the hub through `datasets.load_dataset`.
@@ -9,6 +9,7 @@ A line of `gsm8k/train.jsonl`, shortened:
 Every row is checked as it is read: a training run must not find out after an hour that a field was missing.
 """
 
+import csv
 import gzip
 import json
 import os
@@ -24,12 +25,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a split's rows are: `file` in a data folder, else `split` of `hub_id` on the hub, one part per config."""
+    """Where a split's rows are: `file` in a data folder, else `split` of `hub_id` on the hub, one part per config.
+
+    hub_file: the one file of the hub's repository to read, where it holds several.
+    """
 
     file: str
     hub_id: str
     split: str
     configs: tuple[str, ...] = ()
+    hub_file: str | None = None
 
 
 def load_rows(source: Source, fields: Sequence[str], data_dir: str | os.PathLike | None = None) -> list[Row]:
@@ -39,7 +44,7 @@ def load_rows(source: Source, fields: Sequence[str], data_dir: str | os.PathLike
     """
     folder = data_folder(data_dir)
     if folder is not None and (folder / source.file).is_file():
-        return read_jsonl(folder / source.file, fields)
+        return read_file(folder / source.file, fields)
     rows = _from_hub(source, folder)
     for number, row in enumerate(rows, 1):
         _check_row(row, fields, f"{source.hub_id}, split '{source.split}', row {number}")
@@ -53,6 +58,31 @@ def data_folder(data_dir: str | os.PathLike | None = None) -> Path | None:
     if given and not Path(given).is_dir():
         raise DataError(f"{origin} is '{given}', which is not a folder; name one that holds e.g. gsm8k/train.jsonl")
     return Path(given) if given else None
+
+
+def read_file(path: str | os.PathLike, fields: Sequence[str] = ()) -> list[Row]:
+    """The rows of a file by its ending: csv, else jsonl."""
+    return (read_csv if Path(path).suffix == ".csv" else read_jsonl)(path, fields)
+
+
+def read_csv(path: str | os.PathLike, fields: Sequence[str] = ()) -> list[Row]:
+    """One row a line under a header, every value a text.
+
+    Raises DataError naming the file: unreadable, empty, or without one of the columns `fields`, saying which it has.
+    """
+    path = Path(path)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            found, rows = [name for name in reader.fieldnames or () if name], list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    missing = [name for name in fields if name not in found]
+    if missing:
+        raise DataError(f"{path} has no column {', '.join(map(repr, missing))}; found: {', '.join(found) or 'none'}")
+    if not rows:
+        raise DataError(f"{path} is empty: it should hold rows under its header")
+    return rows
 
 
 def read_jsonl(path: str | os.PathLike, fields: Sequence[str] = ()) -> list[Row]:
@@ -97,7 +127,8 @@ def _from_hub(source: Source, folder: Path | None) -> list[Row]:
     try:
         from datasets import load_dataset  # a slow import, not needed for a folder
 
-        parts = [load_dataset(source.hub_id, config, split=source.split) for config in source.configs or (None,)]
+        file = {"data_files": source.hub_file} if source.hub_file else {}
+        parts = [load_dataset(source.hub_id, c, split=source.split, **file) for c in source.configs or (None,)]
     except Exception as error:  # the hub client raises dozens of types: all mean that there is no such data here
         looked = f"'{folder / source.file}' does not exist" if folder else "BOOSTLIB_DATA is not set"
         raise DataError(

@@ -3,6 +3,7 @@
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis, target_modules
 from boostlib.boost import boost
+from boostlib.classifier import SequenceClassifier, load_classifier
 from boostlib.errors import BoostError
 from boostlib.evaluate import Result, evaluate, paired_bootstrap
 from boostlib.generate import encode, generate
@@ -11,9 +12,11 @@ from boostlib.identity import BoostConfig
 from boostlib.ledger import Ledger
 from boostlib.models import load_model
 from boostlib.presets import Preset, preset
+from boostlib.probe import train_head
 from boostlib.rank import effective_rank, epsilon_rank, subspace_overlap
 from boostlib.rounds import Round
 from boostlib.run import Run, replay
+from boostlib.supervised import CrossEntropy
 from boostlib.tasks import load_task
 from boostlib.update import LowRankUpdate
 
@@ -22,6 +25,7 @@ __all__ = [
     "AdapterConfig",
     "BoostConfig",
     "BoostError",
+    "CrossEntropy",
     "Ledger",
     "LowRankUpdate",
     "Preset",
@@ -29,6 +33,7 @@ __all__ = [
     "Round",
     "Run",
     "SVDBasis",
+    "SequenceClassifier",
     "TinyLoRA",
     "boost",
     "effective_rank",
@@ -36,6 +41,7 @@ __all__ = [
     "epsilon_rank",
     "evaluate",
     "generate",
+    "load_classifier",
     "load_model",
     "load_task",
     "paired_bootstrap",
@@ -43,4 +49,5 @@ __all__ = [
     "replay",
     "subspace_overlap",
     "target_modules",
+    "train_head",
 ]

@@ -151,7 +151,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _boost_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--preset", default="demo", choices=("smoke", "demo", "lab", "paper"))
-    sub.add_argument("--section", default="math", choices=("math", "code"), help="which experiment of the paper")
+    sub.add_argument(
+        "--section",
+        default="math",
+        choices=("math", "code", "protein", "binding"),
+        help="which experiment of the paper",
+    )
     sub.add_argument("--run-dir", help="default runs/TASK-PRESET-METHOD-seedN; the same call continues it")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--model", help="embedded name, local folder or hub id; default: the preset's")

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from boostlib.adapter import TinyLoRA
 from boostlib.evaluate import Result, evaluate
 from boostlib.identity import BoostConfig, round_seed
-from boostlib.rounds import Base, Round, Scores, Training, pack_bits
+from boostlib.rounds import Base, Round, Scores, Training, pack_bits, pack_logits
 from boostlib.run import Run, open_run
 from boostlib.tasks.base import Example, Task
 
@@ -41,7 +41,8 @@ def boost(
     """Boost `model` in place for `config.rounds` rounds, recording them in `run_dir`; continues what is there.
 
     trainer: anything with `settings()` and `train(model, tokenizer, task, examples, adapter, seed, on_step)`, such as
-    GRPO. Raises RunError where run_dir holds another run. Ctrl-C leaves a run that the same call continues.
+    GRPO or CrossEntropy. Raises RunError where run_dir holds another run. Ctrl-C leaves a run that the same call
+    continues.
     """
     config = config or BoostConfig()
     with open_run(model, task, trainer, config, run_dir) as run:
@@ -81,7 +82,8 @@ def _train(run: Run, tokenizer, task: Task, trainer, failures: list[str], adapte
     status = {"round": index, "failures": len(failures), "accuracy": f"{accuracy:.3f}"}
 
     def show(step: dict) -> None:
-        bar.set_postfix(**status, step=f"{step['step']}/{step['of']}", reward=f"{step['reward']:.3f}")
+        values = {name: f"{value:.3f}" for name, value in step.items() if isinstance(value, float)}
+        bar.set_postfix(**status, step=f"{step['step']}/{step['of']}", **values)
 
     bar.set_postfix(**status)
     adapter.attach(run.model, run.weights)
@@ -145,8 +147,13 @@ def score_splits(model: nn.Module, tokenizer, task: Task, config: BoostConfig, p
         "failures": train.failures,
         "train_accuracy": train.accuracy,
         "train_strict": train.strict_accuracy,
-        "metrics": {split: Scores(r.accuracy, r.strict_accuracy, pack_bits(r.correct)) for split, r in results.items()},
+        "metrics": {split: _scores(result) for split, result in results.items()},
     }
+
+
+def _scores(result: Result) -> Scores:
+    logits = "" if result.logits is None else pack_logits(result.logits)
+    return Scores(result.accuracy, result.strict_accuracy, pack_bits(result.correct), logits)
 
 
 def base_row(model, tokenizer, task: Task, config: BoostConfig, fingerprint: str, progress: bool = True) -> Base:

@@ -1,8 +1,9 @@
-"""Who gets it right: decode greedily, score with the task's own extractor, keep what failed.
+"""Who gets it right: decode greedily and score with the task's own extractor, or classify; keep what failed.
 
 The same extractor serves evaluation and reward, and strict and lenient accuracy are both kept: much of what is
 reported as learning is formatting. `correct` is the lenient one: the answer found equals the gold answer. `strict`
-asks in addition for the format that the prompt asked for.
+asks in addition for the format that the prompt asked for. A classifier is right where the sign of its logit is the
+label's; there is no format to miss, so both are the same.
 """
 
 import time
@@ -14,9 +15,11 @@ import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
-from boostlib.errors import DataError
+from boostlib.classifier import SequenceClassifier, encode_examples
+from boostlib.errors import DataError, ModelError
+from boostlib.features import logits
 from boostlib.generate import encode, generate
-from boostlib.tasks.base import Example, Task
+from boostlib.tasks.base import Example, LabelTask, Task, TextTask
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,10 @@ class Result:
     ids: list[str]
     correct: np.ndarray  # (n,) bool: the answer is right
     strict: np.ndarray  # (n,) bool: right, and in the format asked for
-    completions: list[str]
-    tokens: int  # generated tokens
+    completions: list[str]  # of a text task
+    tokens: int  # generated tokens; read tokens of a classifier
     seconds: float
+    logits: np.ndarray | None = None  # (n,) float32, of a classifier
 
     @cached_property
     def accuracy(self) -> float:
@@ -55,31 +59,51 @@ def evaluate(
     examples: Sequence[Example] | None = None,
     progress: bool = True,
 ) -> Result:
-    """Greedy completions of a split (or of `examples`), scored. Raises DataError where there is nothing to score."""
+    """Answers to a split (or to `examples`), scored: greedy completions, or a classifier's logits.
+
+    Raises DataError where there is nothing to score, ModelError where the model is not of the task's kind.
+    """
     examples = task.split(split) if examples is None else list(examples)
     if not examples:
         raise DataError(f"task {task.name!r} has no examples in split {split!r}")
+    require_kind(model, task)
     start = time.perf_counter()
+    answer = _classified if isinstance(model, SequenceClassifier) else _completed
     with tqdm(total=len(examples), desc=f"evaluate {split}", unit="ex", leave=False, disable=not progress) as bar:
-        ids = generate(
-            model,
-            tokenizer,
-            encode(tokenizer, [example.prompt for example in examples]),
-            task.max_new_tokens,
-            batch_size=batch_size,
-            on_batch=bar.update,
-            stop=task.stop,
-        )
+        found = answer(model, tokenizer, task, examples, batch_size, bar.update)
+    return Result(ids=[example.id for example in examples], seconds=time.perf_counter() - start, **found)
+
+
+def require_kind(model: nn.Module, task: Task) -> None:
+    """Raises ModelError where a language model is to answer a task of labels, or a classifier one of texts."""
+    if isinstance(model, SequenceClassifier) != isinstance(task, LabelTask):
+        asked, loader = ("labels", "load_classifier") if isinstance(task, LabelTask) else ("texts", "load_model")
+        raise ModelError(f"task {task.name!r} asks for {asked}: load the model with {loader}(name)")
+
+
+def _completed(model, tokenizer, task: TextTask, examples: Sequence[Example], batch_size: int, on_batch) -> dict:
+    ids = generate(
+        model,
+        tokenizer,
+        encode(tokenizer, [example.prompt for example in examples]),
+        task.max_new_tokens,
+        batch_size=batch_size,
+        on_batch=on_batch,
+        stop=task.stop,
+    )
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     scores = task.score_many(texts, examples)
-    return Result(
-        ids=[example.id for example in examples],
-        correct=np.array([score.correct for score in scores], dtype=bool),
-        strict=np.array([score.strict for score in scores], dtype=bool),
-        completions=texts,
-        tokens=sum(map(len, ids)),
-        seconds=time.perf_counter() - start,
-    )
+    correct, strict = (np.array([getattr(s, kind) for s in scores], dtype=bool) for kind in ("correct", "strict"))
+    return {"correct": correct, "strict": strict, "completions": texts, "tokens": sum(map(len, ids))}
+
+
+def _classified(model, tokenizer, task: LabelTask, examples: Sequence[Example], batch_size: int, on_batch) -> dict:
+    model.require_trained_head()
+    encoded = encode_examples(model, tokenizer, task, examples)
+    found = logits(model, tokenizer, encoded, batch_size, on_batch).numpy()  # (n,)
+    correct = (found > 0) == np.array([example.answer == "1" for example in examples])
+    tokens = sum(len(one.ids) for one in encoded)
+    return {"correct": correct, "strict": correct, "completions": [], "tokens": tokens, "logits": found}
 
 
 def paired_bootstrap(

@@ -44,7 +44,7 @@ def _train(model, tokenizer, task, trainer, config, ledger) -> Round:
         parameter.requires_grad_(True)
     start = time.perf_counter()
     trained = trainer.train(model, tokenizer, task, task.split("train"), seed=seed)
-    if trained.skipped:
+    if trained.skipped and not trained.validation:  # early stopping may well find that no step helped: a result
         raise RunError(f"full fine-tuning learned nothing: {trained.skipped}")
     seconds = {"train": round(time.perf_counter() - start, 2)}
     norm = sum(float((p.detach() - b).double().square().sum()) for p, b in zip(model.parameters(), before, strict=True))

@@ -17,7 +17,7 @@ from torch import nn
 from boostlib.adapter import TinyLoRA
 from boostlib.errors import BoostError
 from boostlib.rounds import Training
-from boostlib.tasks.base import Example, Task
+from boostlib.tasks.base import Example, TextTask
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class GRPO:
         self,
         model: nn.Module,
         tokenizer,
-        task: Task,
+        task: TextTask,
         examples: Sequence[Example],
         adapter: TinyLoRA | None = None,
         seed: int = 0,

@@ -8,16 +8,20 @@ tinylora   one adapter in the top block, one long round on the whole training se
 full       all weights, one long round on the whole training set
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from boostlib.boost import boost
+from boostlib.classifier import HEAD_FILE, load_classifier
 from boostlib.errors import BoostError
 from boostlib.finetune import finetune
 from boostlib.ledger import Ledger
 from boostlib.models import load_model
 from boostlib.presets import Preset
+from boostlib.probe import train_head
+from boostlib.supervised import CrossEntropy
 from boostlib.tasks import load_task
 
 METHODS = ("rotate", "top", "monolithic", "tinylora", "full")
@@ -46,20 +50,53 @@ def with_method(chosen: Preset, method: str) -> Preset:
     return replace(chosen, trainer=trainer, boost=replace(chosen.boost, rounds=1, train_on=train_on, adapter=adapter))
 
 
+def with_size(chosen: Preset, parameters: int) -> Preset:
+    """The preset with an adapter of so many numbers, at the learning rate that was tuned for that size."""
+    if parameters not in chosen.sizes:
+        raise BoostError(
+            f"preset {chosen.name!r} has no size {parameters}; it has {', '.join(map(str, chosen.sizes)) or 'none'}"
+        )
+    n_tie, u, learning_rate = chosen.sizes[parameters]
+    adapter = replace(chosen.boost.adapter, n_tie=n_tie, u=u)
+    trainer = replace(chosen.trainer, learning_rate=learning_rate)
+    return replace(chosen, trainer=trainer, boost=replace(chosen.boost, adapter=adapter))
+
+
+def prepare(chosen: Preset, data_dir: str | None = None, run_dir: str | Path | None = None):
+    """(model, tokenizer, task) of a preset, freshly loaded; a classifier with its head, trained where `run_dir` has
+    none.
+
+    A run that goes on takes the head that it began with, so that it stays the same model whatever machine continues it.
+    """
+    task = load_task(chosen.task, data_dir=data_dir, **chosen.task_options)
+    if not isinstance(chosen.trainer, CrossEntropy):
+        return *load_model(chosen.model, dtype=chosen.dtype), task
+    model, tokenizer = load_classifier(chosen.model, dtype=chosen.dtype)
+    if run_dir is not None and (Path(run_dir) / HEAD_FILE).is_file():
+        model.load_head(run_dir)
+    else:
+        train_head(model, tokenizer, task, chosen.boost.batch_size)
+    return model, tokenizer, task
+
+
 def run_method(chosen: Preset, run_dir: str | Path, data_dir: str | None = None, full: bool = False) -> Ledger:
     """Run, or continue, what `with_method` gave, on a freshly loaded model; returns its ledger. full: all weights."""
-    task = load_task(chosen.task, data_dir=data_dir, **chosen.task_options)
-    model, tokenizer = load_model(chosen.model, dtype=chosen.dtype)
+    model, tokenizer, task = prepare(chosen, data_dir, run_dir)
     if full:
         return finetune(model, tokenizer, task, chosen.trainer, chosen.boost, run_dir)
     return boost(model, tokenizer, task, chosen.trainer, chosen.boost, run_dir).ledger
 
 
 def recorded_runs(folder: str | Path, section: str, preset: str) -> Mapping[str, Sequence[Ledger]]:
-    """Runs by label, from directories `<section>-<preset>-<method>-seed<k>` of `folder`; {} where there are none."""
-    found = {}
-    for method in METHODS:
-        paths = sorted(Path(folder).glob(f"{section}-{preset}-{method}-seed*"))
-        if paths:
-            found[LABELS[method]] = [Ledger(path) for path in paths]
-    return found
+    """Runs by label, from directories `<section>-<preset>-<method>-seed<k>` of `folder`; {} where there are none.
+
+    A size behind the method, as in `rotate4032`, is a run of its own kind.
+    """
+    found: dict[tuple, list[Ledger]] = {}
+    for path in sorted(Path(folder).glob(f"{section}-{preset}-*-seed*")):
+        name, size = re.fullmatch(rf"{section}-{preset}-([a-z]+)(\d*)-seed.*", path.name).groups()
+        found.setdefault((METHODS.index(name), int(size or 0)), []).append(Ledger(path))
+    return {
+        LABELS[METHODS[method]] + (f", {size:,} numbers" if size else ""): found[method, size]
+        for method, size in sorted(found)
+    }

@@ -1,4 +1,4 @@
-"""Models by name: one loader for the embedded model, a local folder and the hub.
+"""Language models by name: one loader for the embedded model, a local folder and the hub.
 
     name -> an embedded model whose package is installed -> a local folder -> the hub -> one ModelError with the remedy
 
@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from boostlib.embedded import EMBEDDED, FETCH, convert, installed_gguf
+from boostlib.embedded import EMBEDDED, FETCH, convert, embedded_names, installed_weights
 from boostlib.errors import ModelError, explain_oom
 
 DTYPES = {
@@ -36,15 +36,17 @@ def load_model(
 
     dtype: "auto", "bf16" or "fp32". device: "auto", "cpu", "cuda" or "cuda:1".
     """
-    place = _device(device)
-    precision = _dtype(dtype, place)
-    source = _source(name)
+    place = chosen_device(device)
+    precision = chosen_dtype(dtype, place)
+    if name in EMBEDDED and not EMBEDDED[name].generates:
+        raise ModelError(f"{name!r} is an encoder, not a language model: use load_classifier({name!r})")
+    source = weights_source(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         with explain_oom("the size of the model or its dtype", f"{name} in {precision}"):
             model = AutoModelForCausalLM.from_pretrained(source, dtype=precision).to(place)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise ModelError(_remedy(name, error)) from error
+        raise ModelError(load_error(name, error, generates=True)) from error
     model.config._name_or_path = model.name_or_path = name
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -71,7 +73,8 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def _device(device: str | torch.device) -> torch.device:
+def chosen_device(device: str | torch.device) -> torch.device:
+    """The device that `device` stands for; "auto": the GPU where there is one."""
     if device == "auto":
         return default_device()
     kind = str(device).split(":")[0]
@@ -82,7 +85,8 @@ def _device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
-def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+def chosen_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype that `dtype` stands for on `device`; "auto": see `default_dtype`."""
     if dtype == "auto":
         return default_dtype(device)
     chosen = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
@@ -91,20 +95,22 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     return chosen
 
 
-def _source(name: str) -> str:
+def weights_source(name: str) -> str:
     """What `from_pretrained` is given for `name`."""
     folder = Path(name).expanduser()
-    if name in EMBEDDED and (installed_gguf(name) is not None or not folder.is_dir()):
+    if name in EMBEDDED and (installed_weights(name) is not None or not folder.is_dir()):
         return str(convert(name))
     return str(folder) if folder.is_dir() else name
 
 
-def _remedy(name: str, error: Exception) -> str:
+def load_error(name: str, error: Exception, generates: bool) -> str:
+    """What to tell a user when `name` does not load as a language model, or (generates=False) as an encoder."""
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     if Path(name).expanduser().is_dir():
         return f"no model loads from the folder {name!r}, which needs config.json, weights and a tokenizer: {reason}"
+    embedded = embedded_names(generates)
     return (
-        f"model {name!r} is not embedded ({', '.join(EMBEDDED)}), not a local folder, and the hub does not give it: "
+        f"model {name!r} is not embedded ({', '.join(embedded)}), not a local folder, and the hub does not give it: "
         f"{reason} Check the name; without the hub, give the folder of a downloaded copy, "
-        f"or use 'smollm2' (`{FETCH}` installs it)"
+        f"or use {embedded[0]!r} (`{FETCH}` installs it)"
     )

@@ -4,7 +4,8 @@ smoke: continuous integration, a few steps. demo: 2 CPU cores, minutes, no hub. 
 one GPU. paper: the models and data of the paper, one 80 GB GPU and the hub.
 
 Not stated by the paper and chosen here: learning rate, samples a prompt, steps a round, tying. The demo's
-were chosen on the dev splits of `arithmetic` and `python_basics` alone (see data/runs/README.md).
+were chosen on the dev splits of `arithmetic` and `python_basics` and the validation split of `synthetic_binding`
+alone (see data/runs/README.md).
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from boostlib.adapter import AdapterConfig
 from boostlib.errors import BoostError
 from boostlib.grpo import GRPO
 from boostlib.identity import BoostConfig
+from boostlib.supervised import CrossEntropy
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,12 @@ class Preset:
     name: str
     model: str
     task: str
-    trainer: GRPO
+    trainer: GRPO | CrossEntropy  # CrossEntropy: the model is a classifier, its head is trained first
     boost: BoostConfig
     task_options: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     full_learning_rate: float = 1e-6  # of the full fine-tuning baseline
+    sizes: Mapping[int, tuple[int, int, float]] = field(default_factory=dict)  # numbers: (n_tie, u, learning rate)
     also: tuple[str, ...] = ()  # other tasks that the base and the boosted model are scored on at the end
 
     def with_seed(self, seed: int) -> "Preset":
@@ -38,6 +41,8 @@ class Preset:
 
 _SMOL_12 = AdapterConfig(rank=2, u=1, n_tie=18)  # 210 modules: 12 parameters
 _SMOL_12_EVEN = replace(_SMOL_12, scaling="normalized")  # later rounds take steps of the first one's size
+_ANTI_12 = AdapterConfig(rank=2, u=1, n_tie=4)  # 48 modules: 12 parameters
+_ESM_12 = AdapterConfig(rank=2, u=1, n_tie=17)  # 198 modules: 12 parameters
 _QWEN_12 = AdapterConfig(rank=2, u=1, n_tie=21)  # 252 modules: 12 parameters
 
 MATH = {
@@ -112,7 +117,52 @@ CODE = {
     ),
 }
 
-SECTIONS = {"math": MATH, "code": CODE}
+PROTEIN = {
+    "smoke": Preset(
+        name="smoke",
+        model="antiberty",
+        task="synthetic_binding",
+        task_options={"train": 128, "validation": 32, "test": 32},
+        trainer=CrossEntropy(learning_rate=0.01, batch=8, micro_batch=8, epochs=1.0, max_steps=2),
+        boost=BoostConfig(rounds=2, adapter=_ANTI_12, held_out=("validation", "test")),
+    ),
+    "demo": Preset(
+        name="demo",
+        model="antiberty",
+        task="synthetic_binding",
+        trainer=CrossEntropy(learning_rate=0.01, batch=16, micro_batch=16, epochs=8.0, max_steps=16),
+        boost=BoostConfig(rounds=3, adapter=_ANTI_12, held_out=("validation", "test")),
+        full_learning_rate=1e-5,
+    ),
+    "lab": Preset(
+        name="lab",
+        model="antiberty",
+        task="synthetic_binding",
+        trainer=CrossEntropy(learning_rate=0.01, batch=16, micro_batch=16, epochs=8.0, max_steps=16),
+        boost=BoostConfig(rounds=20, adapter=_ANTI_12, held_out=("validation", "test"), batch_size=256),
+        full_learning_rate=1e-5,
+    ),
+    "paper": Preset(
+        name="paper",
+        model="facebook/esm2_t33_650M_UR50D",
+        task="binding",
+        trainer=CrossEntropy(learning_rate=0.01, batch=32, micro_batch=4, epochs=3.0, max_steps=200),
+        boost=BoostConfig(rounds=20, adapter=_ESM_12, held_out=("validation", "test"), batch_size=32),
+        full_learning_rate=1e-5,
+    ),
+}
+
+# real measurements on 2 CPU cores: a sample of the training rows, chains cut to fit
+BINDING = {
+    "demo": replace(
+        PROTEIN["demo"],
+        task="binding",
+        task_options={"limits": {"train": 320, "validation": 96, "test": 256}, "max_length": 256},
+    ),
+    "paper": PROTEIN["paper"],
+}
+
+SECTIONS = {"math": MATH, "code": CODE, "protein": PROTEIN, "binding": BINDING}
 
 
 def preset(name: str, section: Mapping[str, Preset] = MATH) -> Preset:

@@ -8,6 +8,7 @@ import pandas as pd
 from boostlib.errors import BoostError
 from boostlib.evaluate import paired_bootstrap
 from boostlib.ledger import Ledger
+from boostlib.metrics import bootstrap_metrics, metrics
 
 
 def rounds_table(ledger: Ledger) -> pd.DataFrame:
@@ -43,6 +44,34 @@ def gains_table(groups: Mapping[str, Sequence[Ledger]], split: str = "test") -> 
     return pd.DataFrame([{"method": name, **_gain(name, runs, split)} for name, runs in groups.items()]).set_index(
         "method"
     )
+
+
+def classification_table(
+    groups: Mapping[str, Sequence[Ledger]], split: str = "test", plain: Mapping[str, np.ndarray] | None = None
+) -> pd.DataFrame:
+    """One row a classifier: accuracy, F1, AUC and the gain in accuracy over the linear probe, with 95% intervals.
+
+    plain: name -> logits (n,) of rows without a run, such as `metrics.floors`. The linear probe is the first group's
+    untrained model. Intervals resample examples and, with several runs, runs as well; "" where nothing is compared.
+    """
+    probe = next(iter(groups.values()))[0].base.metrics[split]
+    labels = probe.labels()
+    rows = [_classified(name, labels, logits) for name, logits in (plain or {}).items()]
+    rows.append(_classified("linear probe", labels, probe.scores()))
+    for name, runs in groups.items():
+        gain = _gain(name, runs, split)
+        logits = np.array([run.rounds[-1].metrics[split].scores() for run in runs], dtype=float)  # (runs, n)
+        kept = {key: gain[key] for key in ("runs", "parameters a round", "degrees of freedom", "steps")}
+        change = f"{gain['gain']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+        moved = f"{gain['fixed']} / {gain['broken']}"
+        rows.append(_classified(name, labels, logits) | kept | {"gain": change, "fixed / broken (train)": moved})
+    return pd.DataFrame(rows).set_index("method").fillna("")
+
+
+def _classified(name: str, labels: np.ndarray, logits: np.ndarray) -> dict:
+    found = bootstrap_metrics(labels, logits)
+    cells = {metric: f"{mean:.3f} ({low:.3f} to {high:.3f})" for metric, (mean, low, high) in found.items()}
+    return {"method": name, **cells}
 
 
 def provenance(ledgers: Sequence[Ledger]) -> str:
@@ -82,6 +111,12 @@ def _gain(name: str, runs: Sequence[Ledger], split: str) -> dict:
 
 
 def _scores(row) -> dict:
+    if any(metric.logits for metric in row.metrics.values()):  # a classifier: no format that strictness could ask for
+        scores = {"train": row.train_accuracy}
+        for split, metric in row.metrics.items():
+            found = metrics(metric.labels(), metric.scores())
+            scores |= {split: found["accuracy"], f"{split} F1": found["F1"], f"{split} AUC": found["AUC"]}
+        return scores
     scores = {"train": row.train_accuracy, "train strict": row.train_strict}
     for split, metric in row.metrics.items():
         scores |= {split: metric.accuracy, f"{split} strict": metric.strict}

@@ -3,18 +3,22 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
 
 @dataclass
 class Training:
     """What one round of training did."""
 
     steps: int = 0
-    tokens: int = 0  # generated tokens
+    tokens: int = 0  # generated tokens; cross-entropy: tokens trained on
     seconds: float = 0.0
     samples: int = 0  # completions per prompt that were used in the end
     rewards: list[float] = field(default_factory=list)  # mean reward of each step
     signal: list[float] = field(default_factory=list)  # share of groups with an advantage, each step
     skipped: str = ""  # why nothing was learned; empty where something was
+    losses: list[float] = field(default_factory=list)  # cross-entropy: mean loss of each step
+    validation: list[float] = field(default_factory=list)  # cross-entropy: loss at the start, then at each check
 
     def record(self) -> dict[str, Any]:
         """The part that a round's line keeps."""
@@ -28,6 +32,7 @@ class Scores:
     accuracy: float
     strict: float
     correct: str
+    logits: str = ""  # of a classifier: float16, four hexadecimal digits an example
 
     @property
     def n(self) -> int:
@@ -38,10 +43,25 @@ class Scores:
         """(n,) who was right, in the order of the split."""
         return [c == "1" for c in f"{int(self.correct, 16):b}"[1:]]
 
+    def scores(self) -> np.ndarray:
+        """(n,) float16 logits of a classifier, in the order of the split; for ROC curves. Empty for text tasks."""
+        return np.frombuffer(bytes.fromhex(self.logits), dtype="<f2")
+
+    def labels(self) -> np.ndarray:
+        """(n,) bool, what a classifier should have said: its answer where it was right, else the other one."""
+        return (self.scores() > 0) == np.array(self.bits())
+
 
 def pack_bits(correct) -> str:
     """Booleans as hexadecimal digits behind a sentinel 1, so that leading zeros survive."""
     return f"{int('1' + ''.join('1' if c else '0' for c in correct), 2):x}"
+
+
+def pack_logits(logits: np.ndarray) -> str:
+    """Logits as float16 in hexadecimal; one too small for float16 keeps its sign."""
+    halves = logits.astype("<f2")
+    halves[(halves == 0) & (logits > 0)] = np.finfo(np.float16).smallest_subnormal
+    return np.clip(halves, -60000, 60000).astype("<f2").tobytes().hex()
 
 
 @dataclass
@@ -83,6 +103,8 @@ class Round:
     weights_fingerprint: str
     skipped: str = ""  # why nothing was merged
     samples: int = 0
+    losses: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property

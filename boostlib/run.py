@@ -13,6 +13,7 @@ from torch import nn
 
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis
+from boostlib.classifier import HEAD_FILE, SequenceClassifier, load_classifier
 from boostlib.errors import RunError
 from boostlib.identity import BoostConfig, check_identity, environment, run_identity
 from boostlib.ledger import Ledger
@@ -80,6 +81,8 @@ def open_run(model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir
             check_identity(ledger, identity)
         basis = SVDBasis.from_model(model, config.adapter.basis_rank(max(config.rounds, len(rounds))), config.targets)
         if not started:
+            if isinstance(model, SequenceClassifier):
+                model.save_head(ledger.dir)  # trained for this run: replay cannot load it by the model's name
             ledger.create(
                 {"identity": identity, "basis": _basis_record(basis), "environment": environment(model.device)}
             )
@@ -136,7 +139,7 @@ def replay(run_dir: str | Path, round: int | None = None, model: nn.Module | Non
     if not -1 <= round <= last:
         raise RunError(f"{run_dir} has rounds 0 to {last} (-1: untrained), not {round}")
     if model is None:
-        model, _ = load_model(identity["model"]["name"], dtype=identity["model"]["dtype"])
+        model, _ = load_recorded(ledger)
     if fingerprint_tensors(model.named_parameters()) != identity["model"]["fingerprint"]:
         raise RunError(f"this is not the model that {run_dir} started from: pass {identity['model']['name']}")
     if not isinstance(identity["adapter"], dict):
@@ -148,6 +151,16 @@ def replay(run_dir: str | Path, round: int | None = None, model: nn.Module | Non
     run.weights.set(rebuild(ledger, basis, adapter, round + 1))
     _report_match(run, rounds[: round + 1])
     return model
+
+
+def load_recorded(ledger: Ledger):
+    """(model, tokenizer) that a run started from, by its recorded name; a classifier with the run's head."""
+    name, dtype = (ledger.header["identity"]["model"][key] for key in ("name", "dtype"))
+    if not (ledger.dir / HEAD_FILE).is_file():
+        return load_model(name, dtype=dtype)
+    model, tokenizer = load_classifier(name, dtype=dtype)
+    model.load_head(ledger.dir)
+    return model, tokenizer
 
 
 def _basis_record(basis: SVDBasis) -> dict[str, Any]:

@@ -25,17 +25,17 @@ from boostlib.adapter import TinyLoRA
 from boostlib.errors import TrainingError, explain_oom
 from boostlib.generate import flat_linears, generate, shared_prefix
 from boostlib.rounds import Training
-from boostlib.stable import fingerprint_tensors
 from boostlib.stop import cut_at
-from boostlib.tasks.base import Example, Task
+from boostlib.tasks.base import Example, TextTask
+from boostlib.watch import Watch
 
 
 def train_once(
-    settings, model: nn.Module, tokenizer, task: Task, examples, adapter, seed: int, samples: int, on_step
+    settings, model: nn.Module, tokenizer, task: TextTask, examples, adapter, seed: int, samples: int, on_step
 ) -> Training:
     """One pass of GRPO as `settings` (a GRPO) say, `samples` completions a prompt; the rest as in GRPO.train."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    before = _checked(parameters, adapter)
+    watch = Watch(parameters, adapter)
     prompts = min(settings.prompts, len(examples))
     trained = Training()
     own_forward = vars(model).get("forward")
@@ -66,7 +66,7 @@ def train_once(
             _restore_forward(model, own_forward)
             model.eval()
     trained.tokens = trainer.generated_tokens
-    _check_moved(parameters, before, trained, adapter)
+    watch.check(had_signal=any(trained.signal))
     return trained
 
 
@@ -210,7 +210,7 @@ class Recorder(TrainerCallback):
             self.on_step({"step": self.trained.steps, "of": state.max_steps, "reward": logs["reward"]})
 
 
-def _reward(task: Task, examples: Sequence[Example]):
+def _reward(task: TextTask, examples: Sequence[Example]):
     def reward(prompts, completions, index, **_) -> list[float]:
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
         return [score.reward for score in task.score_many(texts, [examples[i] for i in index])]
@@ -222,16 +222,3 @@ def _restore_forward(model: nn.Module, own_forward) -> None:
     vars(model).pop("forward", None)
     if own_forward is not None:
         model.forward = own_forward
-
-
-def _checked(parameters: list[nn.Parameter], adapter: TinyLoRA | None) -> str:
-    if adapter is not None and adapter.v.dtype != torch.float32:
-        raise TrainingError(f"the adapter's v is {adapter.v.dtype}, not fp32: something cast the whole model")
-    return fingerprint_tensors((str(i), p) for i, p in enumerate(parameters))
-
-
-def _check_moved(parameters: list[nn.Parameter], before: str, trained: Training, adapter: TinyLoRA | None) -> None:
-    if not all(torch.isfinite(p).all() for p in parameters):
-        raise TrainingError("a trained number became NaN: lower learning_rate")
-    if _checked(parameters, adapter) == before and any(trained.signal):
-        raise TrainingError("training had a signal, but no trained number moved: raise learning_rate")

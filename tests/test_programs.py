@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from boostlib import GRPO, AdapterConfig, BoostError, SVDBasis, TinyLoRA, evaluate, load_model
-from boostlib.embedded import installed_gguf
+from boostlib.embedded import installed_weights
 from boostlib.errors import DataError
 from boostlib.generate import encode, generate
 from boostlib.methods import run_method, with_method
@@ -214,7 +214,7 @@ def test_prompts_are_as_documented(basics):
 
 
 def test_the_embedded_model_writes_programs():
-    if installed_gguf("smollm2") is None:
+    if installed_weights("smollm2") is None:
         pytest.skip("the embedded model is not installed")
     model, tokenizer = load_model("smollm2", dtype="fp32")
     task = load_task("python_basics", limits={"test": 6})

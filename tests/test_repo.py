@@ -26,14 +26,14 @@ LAYERS = """
     rounds ledger
     sandbox
     tasks
-    embedded models
-    stop generate evaluate pass_at_k
+    embedded models classifier
+    stop generate features evaluate pass_at_k metrics probe
     identity run
-    trl_trainer grpo supervised
+    watch trl_trainer grpo supervised
     boost finetune
     presets methods
     gate report bench bench_sandbox
-    plots
+    plots plots_protein
     reproduce doctor
     __init__
     __main__

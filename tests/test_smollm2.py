@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from boostlib import AdapterConfig, LowRankUpdate, SVDBasis, TinyLoRA, epsilon_rank, load_model
-from boostlib.embedded import installed_gguf
+from boostlib.embedded import installed_weights
 from boostlib.stable import fingerprint_tensors, philox
 from boostlib.update import Weights
 
 pytestmark = pytest.mark.skipif(
-    installed_gguf("smollm2") is None, reason="the embedded model is not installed: python -m boostlib fetch"
+    installed_weights("smollm2") is None, reason="the embedded model is not installed: python -m boostlib fetch"
 )
 SIZE = 0.05  # of v: what 8 steps at a learning rate of 0.01 give
 

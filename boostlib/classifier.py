@@ -1,0 +1,228 @@
+"""A yes-or-no classifier of protein chains: any `AutoModel` encoder, mean-pooled over residues, one linear head.
+
+    logit = w . mean_i h_i + b        h_i (hidden,) the encoder's last state at residue i; positive: "binds"
+
+The head is the paper's linear probe: hidden + 1 numbers, 1,281 on ESM2-650M. Tokens are one per residue; chains are
+laid out as CLS chain SEP chain SEP with the model's own tokens (ESM2 calls its separator EOS). The mean runs over
+residues alone: special tokens and padding never enter it, so a score does not depend on what shares its batch.
+
+Departures and choices that no source states: ligand and receptor go into one sequence, the ligand's chains first;
+pooling and head compute in fp32 whatever the encoder's dtype; a pooling layer of the encoder's own is dropped, since
+checkpoints often lack its weights and a random one would make every load another model.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+
+from boostlib.durable import write_durably
+from boostlib.embedded import EMBEDDED, quiet_loading
+from boostlib.errors import ModelError, RunError, explain_oom
+from boostlib.models import chosen_device, chosen_dtype, load_error, weights_source
+from boostlib.tasks.base import Example, LabelTask
+from boostlib.tasks.chains import AMINO_ACIDS, cut_evenly, split_prompt
+
+log = logging.getLogger(__name__)
+
+HEAD_FILE = "head.safetensors"
+LONGEST = 1024  # tokens, unless the model's own limit is lower
+BATCH_TOKENS = 16_384  # padded tokens in one forward pass: bounds its memory whatever the lengths
+
+
+class Encoded(NamedTuple):
+    """One example as tokens."""
+
+    ids: list[int]
+    residues: list[bool]  # which of the tokens are residues
+    cut: bool  # whether residues were left out
+
+
+class SequenceClassifier(nn.Module):
+    """encoder: its `last_hidden_state` is pooled. The head starts at zero: `train_head` trains it."""
+
+    def __init__(self, encoder: PreTrainedModel):
+        super().__init__()
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.config.hidden_size, 1, dtype=torch.float32, device=encoder.device)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def config(self):
+        """The encoder's."""
+        return self.encoder.config
+
+    @property
+    def device(self) -> torch.device:
+        """The encoder's."""
+        return self.encoder.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The encoder's; the head is fp32."""
+        return self.encoder.dtype
+
+    def features(self, ids: Tensor, mask: Tensor, residues: Tensor) -> Tensor:
+        """Mean state of the residues, (B, hidden) fp32. ids, mask (1: token, 0: padding), residues: (B, L)."""
+        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, L, hidden)
+        weight = residues.float().unsqueeze(-1)  # (B, L, 1)
+        return (states * weight).sum(dim=1) / weight.sum(dim=1)
+
+    def forward(self, ids: Tensor, mask: Tensor, residues: Tensor) -> Tensor:
+        """Logits, (B,) fp32."""
+        return self.head(self.features(ids, mask, residues)).squeeze(-1)
+
+    def require_trained_head(self) -> None:
+        """Raises ModelError where the head is still zero: everything would be called a non-binder."""
+        if not self.head.weight.any():
+            raise ModelError("the head is untrained (all zero): call train_head(model, tokenizer, task) first")
+
+    def save_head(self, folder: str | Path) -> None:
+        """Write the head's hidden + 1 numbers to `folder`, whole or not at all."""
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
+        write_durably(Path(folder) / HEAD_FILE, save(state))
+
+    def load_head(self, folder: str | Path) -> None:
+        """Read what `save_head` wrote. Raises RunError where it is damaged or was made for another encoder."""
+        path = Path(folder) / HEAD_FILE
+        try:
+            self.head.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise RunError(f"{path} is no head of this model ({str(error).splitlines()[0]}): restore it") from error
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """The encoder as a plain transformers model, and the head beside it: `load_classifier(folder)` reads both."""
+        self.encoder.save_pretrained(folder)
+        self.save_head(folder)
+
+
+def load_classifier(name: str, dtype: str | torch.dtype = "auto", device: str | torch.device = "auto"):
+    """(SequenceClassifier, tokenizer) of encoder `name`: "antiberty", a local folder or a hub id. In eval mode.
+
+    A folder that `save_pretrained` wrote brings its head; otherwise the head is zero until `train_head`.
+    dtype, device: as for `load_model`. Raises ModelError where the model is no encoder of proteins.
+    """
+    place = chosen_device(device)
+    precision = chosen_dtype(dtype, place)
+    if name in EMBEDDED and EMBEDDED[name].generates:
+        raise ModelError(f"{name!r} is a language model, not an encoder: use load_model({name!r}), or 'antiberty' here")
+    source = weights_source(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        with quiet_loading(), explain_oom("the size of the model or its dtype", f"{name} in {precision}"):
+            encoder = AutoModel.from_pretrained(source, dtype=precision).to(place)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise ModelError(load_error(name, error, generates=False)) from error
+    encoder.config._name_or_path = encoder.name_or_path = name
+    _check_alphabet(tokenizer, name)
+    model = SequenceClassifier(encoder)
+    if (Path(source) / HEAD_FILE).is_file():
+        model.load_head(source)
+    return model.eval(), tokenizer
+
+
+def longest(model: SequenceClassifier, tokenizer, task: LabelTask) -> int:
+    """Tokens that an example may have: the task's `max_length`, else 1,024; never more than the model takes."""
+    most = min(model.config.max_position_embeddings, tokenizer.model_max_length)
+    return min(most, task.max_length or LONGEST)
+
+
+def encode_chains(tokenizer, prompt: str, most: int) -> Encoded:
+    """CLS chain SEP chain SEP, at most `most` tokens: see `cut_evenly`. Letters the model lacks become its unknown."""
+    chains = split_prompt(prompt)
+    kept = cut_evenly(chains, most - 1 - len(chains))
+    ids, residues = [tokenizer.cls_token_id], [False]
+    for chain in kept:
+        ids += [*tokenizer.convert_tokens_to_ids(list(chain)), _separator(tokenizer)]
+        residues += [True] * len(chain) + [False]
+    return Encoded(ids, residues, sum(map(len, kept)) < sum(map(len, chains)))
+
+
+def encode_examples(model, tokenizer, task: LabelTask, examples: Sequence[Example]) -> list[Encoded]:
+    """All examples as tokens, at the length that model and task allow."""
+    most = longest(model, tokenizer, task)
+    return [encode_chains(tokenizer, example.prompt, most) for example in examples]
+
+
+def say_what_was_cut(task: LabelTask, split: str, encoded: Sequence[Encoded]) -> int:
+    """How many examples lost residues; a warning tells it where there are any."""
+    count = sum(one.cut for one in encoded)
+    if count:
+        most = max(len(one.ids) for one in encoded)
+        log.warning(
+            "%s, split %s: %d of %d are longer than %d tokens and were cut evenly (max_length; the model's limit)",
+            task.name, split, count, len(encoded), most,
+        )  # fmt: skip
+    return count
+
+
+def to_tensors(encoded: Sequence[Encoded], pad: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids, mask, residues), (B, L) each, padded on the right."""
+    width = max(len(one.ids) for one in encoded)
+    rows = [
+        (one.ids + [pad] * gap, [1] * len(one.ids) + [0] * gap, one.residues + [False] * gap)
+        for one in encoded
+        for gap in [width - len(one.ids)]
+    ]
+    return tuple(torch.tensor(part, device=device) for part in zip(*rows, strict=True))
+
+
+def by_length(encoded: Sequence[Encoded], size: int, tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Indices in batches of like length, longest first: at most `size` examples and `tokens` padded tokens a batch."""
+    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].ids))
+    while order:
+        most = max(1, min(size, tokens // len(encoded[order[0]].ids)))
+        yield order[:most]
+        order = order[most:]
+
+
+@torch.no_grad()
+def run_batches(
+    model: SequenceClassifier,
+    tokenizer,
+    encoded: Sequence[Encoded],
+    what: Callable[..., Tensor],
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] | None = None,
+) -> Tensor:
+    """`what` (model.features, or model itself for logits) of every example, in order, on the CPU; in eval mode."""
+    was_training, found = model.training, [None] * len(encoded)
+    model.eval()
+    try:
+        with explain_oom("batch_size", batch_size):
+            for rows in by_length(encoded, batch_size):
+                batch = to_tensors([encoded[i] for i in rows], tokenizer.pad_token_id, model.device)
+                for i, value in zip(rows, what(*batch).cpu(), strict=True):
+                    found[i] = value
+                if on_batch:
+                    on_batch(len(rows))
+    finally:
+        model.train(was_training)
+    return torch.stack(found)
+
+
+def _separator(tokenizer) -> int:
+    return tokenizer.eos_token_id if tokenizer.sep_token_id is None else tokenizer.sep_token_id
+
+
+def _check_alphabet(tokenizer, name: str) -> None:
+    known = [tokenizer.convert_tokens_to_ids(letter) not in (None, tokenizer.unk_token_id) for letter in AMINO_ACIDS]
+    with contextlib.suppress(AttributeError):
+        if all(known) and tokenizer.cls_token_id is not None and _separator(tokenizer) is not None:
+            return
+    missing = [letter for letter, is_known in zip(AMINO_ACIDS, known, strict=True) if not is_known]
+    raise ModelError(
+        f"{name!r} is no protein encoder: its tokenizer lacks "
+        + (f"the amino acids {', '.join(missing)}" if missing else "a token for the beginning or the end of a sequence")
+        + '; use one such as "antiberty" or "facebook/esm2_t6_8M_UR50D"'
+    )

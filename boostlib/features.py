@@ -1,0 +1,88 @@
+"""Pooled features of an encoder, kept on disk: the untrained encoder reads a data set once, not once an epoch or a
+seed.
+
+    <cache>/features/<hash of the tokens>-<fingerprint of the encoder>.safetensors      features (n, hidden) fp32
+
+The tokens stand for sequences, length limit and tokenizer; the fingerprint for every weight of the encoder. Labels
+and the head are not part of the key: they do not enter the features.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from boostlib.classifier import Encoded, SequenceClassifier, run_batches
+from boostlib.durable import write_durably
+from boostlib.errors import RunError
+from boostlib.stable import cache_dir, fingerprint_json, fingerprint_tensors
+
+log = logging.getLogger(__name__)
+
+
+def features(
+    model: SequenceClassifier,
+    tokenizer,
+    encoded: Sequence[Encoded],
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] | None = None,
+    keep: bool = False,
+) -> Tensor:
+    """(n, hidden) fp32 on the CPU, from the cache where the same encoder has read the same tokens before.
+
+    keep: write what was computed to the cache. A cache that cannot be written costs time, not the run.
+    """
+    folder = cache_dir() / "features"
+    tokens = fingerprint_json([[one.ids for one in encoded], batch_size])[:24]  # a batch's shape moves the last bits
+    known = keep or any(folder.glob(f"{tokens}-*"))
+    path = folder / f"{tokens}-{encoder_fingerprint(model)[:24]}.safetensors" if known else None
+    found = _read(path, len(encoded)) if path else None
+    if found is not None:
+        if on_batch:
+            on_batch(len(encoded))
+        return found
+    found = run_batches(model, tokenizer, encoded, model.features, batch_size, on_batch)
+    if keep:
+        _write(path, found)
+    return found
+
+
+@torch.no_grad()
+def logits(
+    model: SequenceClassifier,
+    tokenizer,
+    encoded: Sequence[Encoded],
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] | None = None,
+) -> Tensor:
+    """(n,) fp32 on the CPU: the head on `features`."""
+    pooled = features(model, tokenizer, encoded, batch_size, on_batch)
+    return model.head(pooled.to(model.device)).squeeze(-1).cpu()
+
+
+def encoder_fingerprint(model: SequenceClassifier) -> str:
+    """SHA-256 over the encoder's weights."""
+    return fingerprint_tensors(model.encoder.named_parameters())
+
+
+def _read(path: Path, count: int) -> Tensor | None:
+    with contextlib.suppress(OSError, SafetensorError, KeyError):  # not there, or cut short: computed anew
+        found = load_file(path)["features"]
+        return found if len(found) == count else None
+    return None
+
+
+def _write(path: Path, found: Tensor) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, save({"features": found.contiguous()}))
+    except (OSError, RunError) as error:
+        log.warning("features not cached under %s: %s", path, error)
+        with contextlib.suppress(OSError):
+            os.unlink(path.with_name(f".{path.name}.tmp"))

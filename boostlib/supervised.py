@@ -1,0 +1,192 @@
+"""Cross-entropy on one round's failures, for classifiers.
+
+    loss = sum_i c_i log(1 + exp(-y_i z_i)) / sum_i c_i        z: logits, y: -1 or +1, c: class weights
+
+The head is frozen; only what requires a gradient trains: the attached adapter's v, or all weights in the full
+fine-tuning baseline. Adam, constant learning rate. A step takes `batch` failures; each is run in micro-batches of
+like length whose gradients add up to the batch's, so `micro_batch` changes memory and (rounding aside) nothing else.
+
+Early stopping: the loss on the validation split is measured before the first step and `checks` times a round; the
+numbers with the lowest loss are kept, and training ends when `patience` checks in a row brought no lower one. Where no
+step helped, the round is skipped and the ledger says so: failures alone can pull a model away from what it knows.
+
+Departures and choices that no source states: dropout is off; class weights come from the examples trained on,
+validation's from validation; both classes weigh the same where `balance` is on and both occur.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from boostlib.adapter import TinyLoRA
+from boostlib.classifier import Encoded, SequenceClassifier, by_length, encode_examples, to_tensors
+from boostlib.errors import BoostError, TrainingError, explain_oom
+from boostlib.evaluate import require_kind
+from boostlib.features import logits
+from boostlib.rounds import Training
+from boostlib.stable import philox
+from boostlib.tasks.base import Example, LabelTask
+from boostlib.watch import Watch
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Settings of cross-entropy training; part of a run's identity.
+
+    A round makes `epochs` passes over its failures, at most `max_steps` steps of `batch` examples. micro_batch:
+    sequences in one forward and backward pass. validation: the split that decides when to stop; None: train to the
+    end.
+    """
+
+    learning_rate: float = 0.01
+    batch: int = 32
+    micro_batch: int = 16
+    epochs: float = 4.0
+    max_steps: int = 40
+    checks: int = 4
+    patience: int = 2
+    validation: str | None = "validation"
+    balance: bool = True
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self):
+        for name in ("batch", "micro_batch", "max_steps", "checks", "patience"):
+            if getattr(self, name) < 1:
+                raise BoostError(f"CrossEntropy({name}={getattr(self, name)}): must be at least 1")
+        for name in ("learning_rate", "epochs", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise BoostError(f"CrossEntropy({name}={getattr(self, name)}): must be positive")
+
+    def settings(self) -> dict[str, Any]:
+        """What identifies this trainer in a run."""
+        return {"kind": "cross_entropy", **asdict(self)}
+
+    def num_steps(self, failures: int) -> int:
+        """Optimizer steps of a round with that many failures, at most."""
+        return min(self.max_steps, math.ceil(self.epochs * failures / self.batch)) if failures else 0
+
+    def train(
+        self,
+        model: SequenceClassifier,
+        tokenizer,
+        task: LabelTask,
+        examples: Sequence[Example],
+        adapter: TinyLoRA | None = None,
+        seed: int = 0,
+        on_step: Callable[[dict], None] | None = None,
+    ) -> Training:
+        """Train on `examples`; returns what happened. Raises TrainingError on NaN, lost precision or lack of memory."""
+        if not examples:
+            return Training(skipped="no failures left to train on")
+        require_kind(model, task)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        watch, trained = Watch(parameters, adapter), Training(samples=1)
+        held_out = _Set(model, tokenizer, task, task.split(self.validation), self.balance) if self.validation else None
+        best = _Best(parameters)
+        if held_out:
+            trained.validation.append(held_out.loss(model, tokenizer, adapter))
+            best.see(trained.validation[0])
+        data = _Set(model, tokenizer, task, examples, self.balance)
+        model.eval()
+        with explain_oom("micro_batch of CrossEntropy", self.micro_batch):
+            for is_check in self._steps(model, tokenizer, data, parameters, seed, trained, on_step):
+                if held_out and is_check:
+                    trained.validation.append(held_out.loss(model, tokenizer, adapter))
+                    if best.see(trained.validation[-1]) >= self.patience:
+                        break
+        watch.check(had_signal=any(trained.losses))
+        if held_out and not best.restore():
+            trained.skipped = (
+                f"no step lowered the {self.validation} loss of {trained.validation[0]:.4f} in {trained.steps} steps"
+            )
+        return trained
+
+    def _steps(self, model, tokenizer, data: "_Set", parameters, seed: int, trained, on_step) -> Iterator[bool]:
+        """One optimizer step at a time; says whether it is time to look at the validation loss."""
+        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
+        total = self.num_steps(len(data.encoded))
+        a_pass = math.ceil(len(data.encoded) / self.batch)
+        looks = {math.ceil(total * k / self.checks) for k in range(1, self.checks + 1)}
+        for step in range(total):
+            if step % a_pass == 0:
+                order = philox("batches", seed, step // a_pass).permutation(len(data.encoded))
+            rows = order[(step % a_pass) * self.batch :][: self.batch]
+            optimizer.zero_grad()
+            loss = data.backward(model, tokenizer, rows, self.micro_batch)
+            norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+            if not math.isfinite(loss) or not torch.isfinite(norm):
+                raise TrainingError(
+                    f"NaN in loss or gradient at step {step}: lower learning_rate, now {self.learning_rate}"
+                )
+            optimizer.step()
+            trained.steps += 1
+            trained.losses.append(round(loss, 5))
+            trained.tokens += sum(len(data.encoded[i].ids) for i in rows)
+            if on_step:
+                on_step({"step": trained.steps, "of": total, "loss": loss})
+            yield step + 1 in looks
+
+
+class _Set:
+    """Examples as tokens, with their labels and class weights."""
+
+    def __init__(self, model, tokenizer, task: LabelTask, examples: Sequence[Example], balance: bool):
+        self.encoded: list[Encoded] = encode_examples(model, tokenizer, task, examples)
+        self.labels = torch.tensor([float(example.answer) for example in examples])  # (n,)
+        positive = float(self.labels.mean())
+        even = balance and 0 < positive < 1
+        self.weights = (
+            torch.where(self.labels == 1, 0.5 / positive, 0.5 / (1 - positive)) if even else torch.ones(len(examples))
+        )
+
+    def backward(self, model, tokenizer, rows: Sequence[int], micro_batch: int) -> float:
+        """Gradient of the loss on these rows, added up over micro-batches of like length; returns the loss."""
+        total, whole = 0.0, float(self.weights[rows].sum())
+        for part in by_length([self.encoded[i] for i in rows], micro_batch):
+            chosen = [rows[i] for i in part]
+            batch = to_tensors([self.encoded[i] for i in chosen], tokenizer.pad_token_id, model.device)
+            loss = self._sum(model(*batch), chosen) / whole
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def loss(self, model, tokenizer, adapter: TinyLoRA | None) -> float:
+        """The loss on all of them, with the adapter folded in."""
+        with adapter.folded() if adapter is not None else nullcontext():
+            found = logits(model, tokenizer, self.encoded)
+        return float(self._sum(found, range(len(self.encoded))) / self.weights.sum())
+
+    def _sum(self, found: Tensor, rows: Sequence[int]) -> Tensor:
+        labels, weights = (t[list(rows)].to(found.device) for t in (self.labels, self.weights))
+        return F.binary_cross_entropy_with_logits(found, labels, weight=weights, reduction="sum")
+
+
+class _Best:
+    """The numbers with the lowest loss so far."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]):
+        self.parameters, self.loss, self.since, self.improved = parameters, math.inf, 0, False
+        self.values: list[Tensor] = []
+
+    def see(self, loss: float) -> int:
+        """Keep the present numbers where `loss` is the lowest so far; returns how many checks have passed since."""
+        if loss < self.loss:
+            self.improved, self.since = bool(self.values), 0
+            self.loss, self.values = loss, [copy.deepcopy(p.detach()) for p in self.parameters]
+        else:
+            self.since += 1
+        return self.since
+
+    @torch.no_grad()
+    def restore(self) -> bool:
+        """Put the best numbers back; returns whether they are better than those at the start."""
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            parameter.copy_(value)
+        return self.improved

@@ -140,6 +140,8 @@ def replay(run_dir: str | Path, round: int | None = None, model: nn.Module | Non
         raise RunError(f"{run_dir} has rounds 0 to {last} (-1: untrained), not {round}")
     if model is None:
         model, _ = load_recorded(ledger)
+    elif isinstance(model, SequenceClassifier):
+        model.load_head(ledger.dir)
     if fingerprint_tensors(model.named_parameters()) != identity["model"]["fingerprint"]:
         raise RunError(f"this is not the model that {run_dir} started from: pass {identity['model']['name']}")
     if not isinstance(identity["adapter"], dict):

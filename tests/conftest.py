@@ -23,7 +23,9 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
+
+from boostlib.classifier import SequenceClassifier  # noqa: E402
 
 # the time of one example says more about the machine than about the code
 hypothesis.settings.register_profile("boostlib", deadline=None)
@@ -77,3 +79,39 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+PROTEIN_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"ACDEFGHIKLMNPQRSTVWY"]
+
+
+@pytest.fixture(scope="session")
+def tiny_protein_tokenizer() -> PreTrainedTokenizerFast:
+    """A token a residue, as AntiBERTy has them."""
+    backend = Tokenizer(models.WordLevel({t: i for i, t in enumerate(PROTEIN_TOKENS)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=128, **special)
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier() -> Callable[..., SequenceClassifier]:
+    """`tiny_classifier(seed=0, dtype=torch.float32, layers=2)`: a fresh random encoder with a random head, 6 target
+    modules a layer."""
+
+    def build(seed: int = 0, dtype: torch.dtype = torch.float32, layers: int = 2) -> SequenceClassifier:
+        config = BertConfig(
+            vocab_size=len(PROTEIN_TOKENS),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            max_position_embeddings=128,
+            initializer_range=0.2,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = SequenceClassifier(BertModel(config).to(dtype))
+            model.head.weight.data.normal_()
+        return model.eval()
+
+    return build

@@ -18,7 +18,8 @@ import torch
 from boostlib import AdapterConfig, BoostConfig, Ledger, boost
 from boostlib.rounds import Training
 from boostlib.stable import philox
-from boostlib.tasks.base import Example, Score
+from boostlib.tasks.base import Example, LabelTask, Score
+from boostlib.tasks.chains import AMINO_ACIDS
 
 
 @contextmanager
@@ -67,6 +68,23 @@ class ParityTask:
 
     def settings(self) -> dict:
         return {"name": self.name, "max_new_tokens": self.max_new_tokens, **self.extra}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoinTask(LabelTask):
+    """Random chains whose labels are drawn by lot; "validation" is there for trainers that look at it."""
+
+    name = "coins"
+    splits = ("train", "validation", "test")
+    train: int = 12
+    validation: int = 6
+    test: int = 6
+
+    def load_split(self, name: str) -> list[Example]:
+        random = philox("coins", name)
+        chains = ["".join(random.choice(list(AMINO_ACIDS), random.integers(5, 30))) for _ in range(getattr(self, name))]
+        return [Example(f"{name}-{i}", f"{c},{c[:4]}|{c[::-1]}", str(int(random.random() < 0.5)))
+                for i, c in enumerate(chains)]  # fmt: skip
 
 
 @dataclass

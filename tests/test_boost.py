@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import helpers
 import pytest
 import torch
-from helpers import FakeTrainer, ParityTask, config, same_runs
+from helpers import CoinTask, FakeTrainer, ParityTask, config, same_runs
 
 from boostlib import BoostConfig, BoostError, Ledger, boost, effective_rank, epsilon_rank, evaluate, replay
 from boostlib.errors import DataError, LedgerError, RunError
@@ -28,24 +30,47 @@ def own_cache(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("BOOSTLIB_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@dataclass
+class Kit:
+    """One kind of model and task that the loop must treat alike."""
+
+    build: Callable
+    tokenizer: object
+    make_task: Callable
+    files: int  # written before the first line of the ledger
+
+    def model(self, seed=0, dtype=torch.float32, tied=True):
+        model = self.build(seed, dtype)
+        if not tied and self.make_task is ParityTask:
+            model.lm_head.weight = torch.nn.Parameter(0.5 * model.lm_head.weight.detach())
+            model.config.tie_word_embeddings = False
+        return model
+
+    def task(self, **sizes):
+        return self.make_task(**sizes)
+
+
 @pytest.fixture
-def start(tiny_llama, tiny_tokenizer, tmp_path):
+def kit(request, tiny_llama, tiny_tokenizer, tiny_classifier, tiny_protein_tokenizer):
+    """A language model with completions to score, or, where a test asks for both, a classifier with labels too."""
+    if getattr(request, "param", "texts") == "labels":
+        return Kit(tiny_classifier, tiny_protein_tokenizer, CoinTask, files=2)  # its head is a file of its own
+    return Kit(tiny_llama, tiny_tokenizer, ParityTask, files=1)
+
+
+both = pytest.mark.parametrize("kit", ["texts", "labels"], indirect=True)
+
+
+@pytest.fixture
+def start(kit, tmp_path):
     """start(name="run", rounds=3, ...): one call of boost on a fresh model."""
 
     def run(name="run", rounds=3, task=None, trainer=None, dtype=torch.float32, tied=True, model=None, seed=0, **more):
-        model = model or fresh(tiny_llama, seed, dtype, tied)
-        arguments = task or ParityTask(), trainer or FakeTrainer(), config(rounds, **more)
-        return boost(model, tiny_tokenizer, *arguments, tmp_path / name, progress=False)
+        model = model or kit.model(seed, dtype, tied)
+        arguments = task or kit.task(), trainer or FakeTrainer(), config(rounds, **more)
+        return boost(model, kit.tokenizer, *arguments, tmp_path / name, progress=False)
 
     return run
-
-
-def fresh(tiny_llama, seed=0, dtype=torch.float32, tied=True):
-    model = tiny_llama(seed, dtype)
-    if not tied:
-        model.lm_head.weight = torch.nn.Parameter(0.5 * model.lm_head.weight.detach())
-        model.config.tie_word_embeddings = False
-    return model
 
 
 def prints(model) -> str:
@@ -55,14 +80,15 @@ def prints(model) -> str:
 # --- what is recorded
 
 
+@both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_agree_with_the_evaluations(start, tiny_llama, tiny_tokenizer, dtype, tmp_path):
-    run, task = start(dtype=dtype), ParityTask()
+def test_rows_agree_with_the_evaluations(start, kit, dtype, tmp_path):
+    run, task = start(dtype=dtype), kit.task()
     assert [row.index for row in run.rounds] == [0, 1, 2]
     before = None
     for k in range(-1, 3):
-        model = replay(tmp_path / "run", k, model=tiny_llama(dtype=dtype))
-        train, test = (evaluate(model, tiny_tokenizer, task, split, progress=False) for split in ("train", "test"))
+        model = replay(tmp_path / "run", k, model=kit.model(dtype=dtype))
+        train, test = (evaluate(model, kit.tokenizer, task, split, progress=False) for split in ("train", "test"))
         row = run.base if k < 0 else run.rounds[k]
         assert row.train_accuracy == train.accuracy and row.train_strict == train.strict_accuracy
         assert row.metrics["test"].bits() == test.correct.tolist()
@@ -80,6 +106,7 @@ def test_rows_agree_with_the_evaluations(start, tiny_llama, tiny_tokenizer, dtyp
     assert len({row.seed for row in run.rounds}) == 3
 
 
+@both
 def test_norms_and_ranks_are_those_of_the_update(start):
     run = start()
     squares = sum(float((b.double() @ a.double()).square().sum()) for b, a in run.update.values())
@@ -89,6 +116,7 @@ def test_norms_and_ranks_are_those_of_the_update(start):
     assert all(row.fold_retention == pytest.approx(1, abs=1e-3) for row in run.rounds)
 
 
+@both
 @pytest.mark.parametrize(("strategy", "rank"), [("rotate", 6), ("top", 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rank_grows_with_rotate_and_stays_with_top(start, strategy, rank, dtype):
@@ -98,21 +126,24 @@ def test_rank_grows_with_rotate_and_stays_with_top(start, strategy, rank, dtype)
         assert effective_rank(*factors) <= rank + 1e-6
 
 
-def test_the_model_ends_at_the_last_round_without_a_trace(start, tiny_llama, tmp_path):
+@both
+def test_the_model_ends_at_the_last_round_without_a_trace(start, kit, tmp_path):
     run = start()
     assert run.fingerprint() == run.rounds[-1].weights_fingerprint
-    assert prints(run.model) == prints(replay(tmp_path / "run", model=tiny_llama()))
+    assert prints(run.model) == prints(replay(tmp_path / "run", model=kit.model()))
     assert not hasattr(run.model, "boost_adapter") and all(p.requires_grad for p in run.model.parameters())
-    assert list(run.model.state_dict()) == list(tiny_llama().state_dict())
+    assert list(run.model.state_dict()) == list(kit.model().state_dict())
 
 
-def test_only_target_weights_change(start, tiny_llama):
-    run, plain = start(), tiny_llama().state_dict()
+@both
+def test_only_target_weights_change(start, kit):
+    run, plain = start(), kit.model().state_dict()
     changed = {name for name, tensor in run.model.state_dict().items() if not torch.equal(tensor, plain[name])}
     assert changed == {f"{name}.weight" for name in run.basis}
 
 
-def test_training_sees_the_failures_in_the_order_of_the_task(start):
+@both
+def test_training_sees_the_failures_in_the_order_of_the_task(start, kit):
     seen = []
 
     class Watching(FakeTrainer):
@@ -121,7 +152,7 @@ def test_training_sees_the_failures_in_the_order_of_the_task(start):
             return super().train(model, tokenizer, task, examples, adapter, **more)
 
     run = start(trainer=Watching())
-    order = [e.id for e in ParityTask().split("train")]
+    order = [e.id for e in kit.task().split("train")]
     assert seen == [[id for id in order if id in row.failures] for row in run.rounds]
 
 
@@ -140,6 +171,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(start, settings):
     assert prints(whole.model) == prints(parts.model)
 
 
+@both
 def test_a_finished_run_trains_nothing_more(start):
     first, trainer = start(), FakeTrainer()
     text = first.ledger.path.read_bytes()
@@ -148,6 +180,7 @@ def test_a_finished_run_trains_nothing_more(start):
     assert prints(again.model) == prints(first.model)
 
 
+@both
 def test_fewer_rounds_than_there_are_leave_the_run_as_it_is(start):
     whole = start()
     again = start(rounds=1)
@@ -166,7 +199,8 @@ def test_nothing_answered_wrongly_ends_the_run(start):
     assert len(start(task=Solved(), trainer=trainer).rounds) == 0
 
 
-def test_a_skipped_round_is_recorded_and_merges_nothing(start, tiny_llama, tmp_path):
+@both
+def test_a_skipped_round_is_recorded_and_merges_nothing(start, kit, tmp_path):
     run = start(trainer=FakeTrainer(skip=(1,)))
     first, skipped, last = run.rounds
     assert skipped.skipped == "nothing to learn" and not skipped.merged
@@ -175,7 +209,7 @@ def test_a_skipped_round_is_recorded_and_merges_nothing(start, tiny_llama, tmp_p
     assert skipped.train_accuracy == first.train_accuracy and skipped.update_norm == first.update_norm
     assert skipped.failures == last.failures
     assert {epsilon_rank(*factors, eps=1e-6) for factors in run.update.values()} == {4}
-    assert prints(replay(tmp_path / "run", 1, tiny_llama())) == prints(replay(tmp_path / "run", 0, tiny_llama()))
+    assert prints(replay(tmp_path / "run", 1, kit.model())) == prints(replay(tmp_path / "run", 0, kit.model()))
     again = start("again", trainer=FakeTrainer(skip=(1,)), rounds=2)
     again = start("again", trainer=FakeTrainer(skip=(1,)))
     assert same_runs(run.ledger, again.ledger)
@@ -212,10 +246,10 @@ def _dir(caught) -> str:
     return str(caught.value).split(" holds a run")[0]
 
 
-def test_another_seed_is_refused(tiny_llama, tiny_tokenizer, tmp_path):
+def test_another_seed_is_refused(kit, tmp_path):
     def call(seed):
         return boost(
-            tiny_llama(), tiny_tokenizer, ParityTask(), FakeTrainer(), config(1, seed=seed), tmp_path, progress=False
+            kit.model(), kit.tokenizer, ParityTask(), FakeTrainer(), config(1, seed=seed), tmp_path, progress=False
         )
 
     call(0)
@@ -232,6 +266,7 @@ def test_settings_that_json_changes_are_still_the_same_run(start):
     assert len(start(rounds=2, trainer=Tuples()).rounds) == 2
 
 
+@both
 def test_the_same_call_on_the_boosted_model_goes_on_while_its_run_is_at_hand(start):
     """Running a notebook's cell again: the model holds the rounds already, and the run still knows W0."""
     run = start("cut", rounds=1)
@@ -239,8 +274,9 @@ def test_the_same_call_on_the_boosted_model_goes_on_while_its_run_is_at_hand(sta
     assert same_runs(start("whole", rounds=2).ledger, resumed.ledger)
 
 
-def test_a_boosted_model_whose_run_is_gone_is_refused_and_stays_as_it_is(start, tiny_llama):
-    model = tiny_llama()
+@both
+def test_a_boosted_model_whose_run_is_gone_is_refused_and_stays_as_it_is(start, kit):
+    model = kit.model()
     start("cut", rounds=1, model=model)
     before = prints(model)
     with pytest.raises(RunError, match="load it again"):
@@ -248,7 +284,8 @@ def test_a_boosted_model_whose_run_is_gone_is_refused_and_stays_as_it_is(start, 
     assert prints(model) == before
 
 
-def test_another_run_may_start_from_a_boosted_model(start, tiny_llama):
+@both
+def test_another_run_may_start_from_a_boosted_model(start, kit):
     run = start("first", rounds=1)
     boosted = prints(run.model)
     second = start("second", rounds=1, model=run.model)
@@ -288,16 +325,18 @@ def test_no_rounds_is_an_error(rounds):
         BoostConfig(rounds=rounds)
 
 
-def test_an_edited_ledger_stops_the_run_before_the_model_changes(start, tiny_llama):
+@both
+def test_an_edited_ledger_stops_the_run_before_the_model_changes(start, kit):
     run = start(rounds=2)
     text = run.ledger.path.read_bytes()
     run.ledger.path.write_bytes(text.replace(b'"index":1', b'"index":7'))
-    model = tiny_llama()
+    model = kit.model()
     with pytest.raises(LedgerError, match="line 3: .*last good round: 0"):
         start(model=model)
-    assert prints(model) == prints(tiny_llama())
+    assert prints(model) == prints(kit.model())
 
 
+@both
 def test_a_second_call_on_the_same_run_is_refused(start):
     def meddle(index):
         with pytest.raises(RunError, match="in use by another process"):
@@ -309,55 +348,59 @@ def test_a_second_call_on_the_same_run_is_refused(start):
 # --- replay
 
 
+@both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_replay_gives_every_round_bit_for_bit(start, tiny_llama, tmp_path, dtype):
+def test_replay_gives_every_round_bit_for_bit(start, kit, tmp_path, dtype):
     seen = {}
     run = start(rounds=1, dtype=dtype)
     seen[0] = prints(run.model)
     for k in (1, 2):
         seen[k] = prints(start(rounds=k + 1, dtype=dtype).model)
-    seen[-1] = prints(tiny_llama(dtype=dtype))
+    seen[-1] = prints(kit.model(dtype=dtype))
     for k, expected in seen.items():
-        assert prints(replay(tmp_path / "run", k, model=tiny_llama(dtype=dtype))) == expected
-    assert prints(replay(str(tmp_path / "run"), model=tiny_llama(dtype=dtype))) == seen[2]
+        assert prints(replay(tmp_path / "run", k, model=kit.model(dtype=dtype))) == expected
+    assert prints(replay(str(tmp_path / "run"), model=kit.model(dtype=dtype))) == seen[2]
     assert len(set(seen.values())) == 4
 
 
-def test_replay_refuses_another_model_and_an_unknown_round(start, tiny_llama, tmp_path):
+@both
+def test_replay_refuses_another_model_and_an_unknown_round(start, kit, tmp_path):
     start(rounds=1)
     with pytest.raises(RunError, match="not the model"):
-        replay(tmp_path / "run", model=tiny_llama(1))
+        replay(tmp_path / "run", model=kit.model(1))
     for k in (1, -2):
         with pytest.raises(RunError, match=f"rounds 0 to 0 .*not {k}"):
-            replay(tmp_path / "run", k, model=tiny_llama())
+            replay(tmp_path / "run", k, model=kit.model())
     with pytest.raises(RunError, match="holds no run"):
-        replay(tmp_path / "other", model=tiny_llama())
+        replay(tmp_path / "other", model=kit.model())
 
 
 # --- stopped anywhere
 
 
-def test_after_an_interrupt_while_training_the_same_call_on_the_same_model_continues(start, tiny_llama, tmp_path):
+@both
+def test_after_an_interrupt_while_training_the_same_call_on_the_same_model_continues(start, kit, tmp_path):
     whole = start("whole")
 
     def interrupt(index):
         if index == 2:
             raise KeyboardInterrupt
 
-    model = tiny_llama()
+    model = kit.model()
     with pytest.raises(KeyboardInterrupt):
         start("cut", model=model, trainer=FakeTrainer(on_round=interrupt))
     assert len(Ledger(tmp_path / "cut").rounds) == 2
-    assert prints(model) == prints(tiny_llama()) != prints(whole.model)
+    assert prints(model) == prints(kit.model()) != prints(whole.model)
     assert not hasattr(model, "boost_adapter") and all(p.requires_grad for p in model.parameters())
     resumed = start("cut", model=model)
     assert same_runs(whole.ledger, resumed.ledger) and prints(resumed.model) == prints(whole.model)
 
 
+@both
 def test_an_error_while_evaluating_leaves_the_model_as_given_and_the_last_round_recorded(
-    start, tiny_llama, tmp_path, monkeypatch
+    start, kit, tmp_path, monkeypatch
 ):
-    whole, model, calls = start("whole"), tiny_llama(), itertools.count()
+    whole, model, calls = start("whole"), kit.model(), itertools.count()
 
     def fail(*arguments, **more):
         if next(calls) == 5:  # the second split of the second round: merged, but not recorded
@@ -369,13 +412,13 @@ def test_an_error_while_evaluating_leaves_the_model_as_given_and_the_last_round_
         with pytest.raises(RuntimeError):
             start("cut", model=model)
     assert len(Ledger(tmp_path / "cut").rounds) == 1
-    assert prints(model) == prints(tiny_llama())
+    assert prints(model) == prints(kit.model())
     trainer = FakeTrainer()
     assert same_runs(whole.ledger, start("cut", trainer=trainer).ledger)
     assert trainer.trained == [2]  # round 1 was trained already
 
 
-POINTS = 18  # run.json, base, and 5 in each of 3 rounds, and one after the base's line
+POINTS = 17  # base, and 5 in each of 3 rounds, and one after the base's line; and one for each file before it
 
 
 @pytest.fixture
@@ -397,24 +440,27 @@ def die_at(monkeypatch):
     return arm
 
 
-def test_every_file_has_points_before_and_after_it(start, die_at):
+@both
+def test_every_file_has_points_before_and_after_it(start, kit, die_at):
     passed = die_at(None)
     start()
-    assert len(passed) == POINTS
+    assert len(passed) == POINTS + kit.files
     each = ["before the round file", "before renaming .safetensors", "after the round file"]
     lines = ["before the ledger line", "after the ledger line"]
-    assert passed == ["before renaming .json", *lines, *3 * [*each, *lines]]
+    first = ["before renaming .safetensors"] * (kit.files - 1)
+    assert passed == [*first, "before renaming .json", *lines, *3 * [*each, *lines]]
 
 
+@both
 @pytest.mark.parametrize("skip", [(), (1,)])
-def test_killed_at_any_point_a_run_ends_as_if_undisturbed(start, die_at, skip, tmp_path):
+def test_killed_at_any_point_a_run_ends_as_if_undisturbed(start, kit, die_at, skip, tmp_path):
     def call(name):
-        task = ParityTask(train=8, test=3, max_new_tokens=1)
+        task = kit.task(train=8, test=3, **({"max_new_tokens": 1} if kit.make_task is ParityTask else {}))
         return start(name, task=task, trainer=FakeTrainer(skip=skip), dtype=torch.bfloat16)
 
     whole = call("whole")
     assert [bool(row.skipped) for row in whole.rounds] == [t in skip for t in range(3)]
-    for n in range(POINTS):
+    for n in range(POINTS + kit.files):
         die_at(n)
         with pytest.raises(Killed):
             call("cut")
@@ -426,6 +472,7 @@ def test_killed_at_any_point_a_run_ends_as_if_undisturbed(start, die_at, skip, t
         shutil.rmtree(tmp_path / "cut")
 
 
+@both
 def test_killed_again_and_again_a_run_still_ends(start, die_at):
     whole = start("whole")
     for n in itertools.cycle((2, 4, 1, 3)):
@@ -438,6 +485,7 @@ def test_killed_again_and_again_a_run_still_ends(start, die_at):
     assert same_runs(whole.ledger, resumed.ledger) and prints(whole.model) == prints(resumed.model)
 
 
+@both
 @pytest.mark.parametrize("cut", [0, 20, 200])
 def test_torn_files_are_made_anew(start, tmp_path, cut):
     """A file that lost its end although it was flushed: the round is trained again."""

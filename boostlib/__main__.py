@@ -36,11 +36,13 @@ def _reproduce(args) -> int:
 
 
 def _boost(args) -> None:
-    from boostlib.methods import run_method, with_method
+    from boostlib.methods import run_method, with_method, with_size
     from boostlib.presets import SECTIONS, preset
     from boostlib.report import rounds_table
 
     chosen = preset(args.preset, SECTIONS[args.section]).with_seed(args.seed)
+    if args.numbers:
+        chosen = with_size(chosen, args.numbers)
     if args.task not in (None, chosen.task):
         chosen = replace(chosen, task=args.task, task_options={})
     chosen = replace(chosen, **_given(args, "model", "dtype"))
@@ -50,7 +52,7 @@ def _boost(args) -> None:
         boost=replace(chosen.boost, adapter=adapter, **_given(args, "rounds")),
         trainer=replace(chosen.trainer, **_given(args, "learning_rate", "max_steps")),
     )
-    run_dir = args.run_dir or f"runs/{chosen.task}-{args.preset}-{args.method}-seed{args.seed}"
+    run_dir = args.run_dir or f"runs/{chosen.task}-{args.preset}-{args.method}{args.numbers or ''}-seed{args.seed}"
     ledger = run_method(with_method(chosen, args.method), run_dir, args.data_dir, full=args.method == "full")
     print(rounds_table(ledger).round(3).to_string())
 
@@ -166,6 +168,7 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--rounds", type=int)
     methods = ("rotate", "top", "monolithic", "tinylora", "full")
     sub.add_argument("--method", default="rotate", choices=methods, help="see methods.py")
+    sub.add_argument("--numbers", type=int, help="an adapter of that size, at its tuned learning rate (protein: 4032)")
     sub.add_argument("--scaling", choices=("paper", "normalized"))
     for name, kind in (("rank", int), ("u", int), ("n-tie", int), ("learning-rate", float), ("max-steps", int)):
         sub.add_argument(f"--{name}", type=kind)

@@ -3,12 +3,17 @@ floors.
 
 F1 is that of the binders. It rewards calling everything a binder: at a share p of binders that scores 2p / (1 + p),
 0.67 at one half, without reading a residue. So the table of a section begins with that row, and with a logistic
-regression on amino-acid composition, which knows no order of residues. All metrics are scikit-learn's.
+regression on amino-acid composition, which knows no order of residues. The metrics are scikit-learn's; a bootstrap's
+thousands of resamples use the same formulas on whole arrays, since calling it for each took 3 ms.
 """
 
+import json
 from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
 
 import numpy as np
+from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -40,14 +45,26 @@ def bootstrap_metrics(
     """
     logits, labels = np.atleast_2d(logits), np.asarray(labels, dtype=bool)
     runs, n = logits.shape
-    rng, draws = np.random.default_rng(seed), []
-    for _ in range(resamples):
-        chosen, kept = np.bincount(rng.integers(runs, size=runs), minlength=runs), rng.integers(n, size=n)
-        rows = [list(metrics(labels[kept], logits[run, kept]).values()) for run in np.flatnonzero(chosen)]
-        draws.append(np.average(rows, axis=0, weights=chosen[chosen > 0]))
+    rng = np.random.default_rng(seed)
+    kept = rng.integers(n, size=(resamples, n))  # examples
+    chosen = rng.integers(runs, size=(resamples, runs))  # runs
+    each = np.array([_resampled(labels[kept], row[kept]) for row in logits])  # (runs, 3, resamples)
+    draws = each[chosen, :, np.arange(resamples)[:, None]].mean(axis=1)  # (resamples, 3)
     low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     means = np.mean([list(metrics(labels, row).values()) for row in logits], axis=0)
     return {name: (float(means[i]), float(low[i]), float(high[i])) for i, name in enumerate(METRICS)}
+
+
+def _resampled(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """(3, resamples): `metrics` of every row of labels and logits (resamples, n), for a thousand rows at once."""
+    said, positive = logits > 0, labels.sum(axis=1)
+    negative = labels.shape[1] - positive
+    hits = (labels & said).sum(axis=1)
+    f1 = 2 * hits / np.maximum(positive + said.sum(axis=1), 1)
+    wins = np.where(labels, rankdata(logits, axis=1), 0).sum(axis=1) - positive * (positive + 1) / 2  # Mann-Whitney U
+    with np.errstate(invalid="ignore", divide="ignore"):
+        auc = wins / (positive * negative)
+    return np.array([(labels == said).mean(axis=1), f1, auc])
 
 
 def composition(examples: Sequence[Example]) -> np.ndarray:
@@ -70,3 +87,15 @@ def floors(task: LabelTask, split: str = "test") -> dict[str, np.ndarray]:
         "always binds": np.ones(len(held_out)),
         "composition, logistic regression": fit.decision_function(composition(held_out)),
     }
+
+
+def save_floors(task: LabelTask, path: str | Path, split: str = "test") -> None:
+    """Write `floors` as JSON, with the task's settings: to compare with where the data are not at hand."""
+    found = {name: np.round(logits, 4).tolist() for name, logits in floors(task, split).items()}
+    content = {"date": date.today().isoformat(), "task": task.settings(), "split": split, "logits": found}
+    Path(path).write_text(json.dumps(content) + "\n")
+
+
+def load_floors(path: str | Path) -> dict[str, np.ndarray]:
+    """What `save_floors` wrote, as `floors` gives it."""
+    return {name: np.array(logits) for name, logits in json.loads(Path(path).read_text())["logits"].items()}

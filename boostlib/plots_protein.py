@@ -52,6 +52,25 @@ def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], ax: Axes | Non
     return ax
 
 
+def plot_losses(ledger: Ledger, ax: Axes | None = None) -> Axes:
+    """Validation loss over a run's optimizer steps: a line a round from its start to its last look, the best one
+    ringed.
+
+    A round that ends above the ring was put back to it; one whose ring is its start was skipped.
+    """
+    ax, done = _axes(ax), 0
+    for row in ledger.rounds:
+        if row.validation:
+            steps = done + np.linspace(0, row.steps, len(row.validation))
+            color = COLORS[row.index % 2]
+            ax.plot(steps, row.validation, ".-", color=color, ms=4)
+            best = int(np.argmin(row.validation))
+            ax.plot(steps[best], row.validation[best], "o", mfc="none", color=color, ms=8)
+        done += row.steps
+    ax.set(xlabel="optimizer step", ylabel="validation loss")
+    return ax
+
+
 def plot_sizes(groups: Mapping[str, Sequence[Ledger]], split: str = "test", ax: Axes | None = None) -> Axes:
     """Gain in accuracy over the untrained model against numbers a round, with 95% intervals; a dot a run."""
     ax = _axes(ax)

@@ -65,7 +65,8 @@ def classification_table(
         change = f"{gain['gain']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
         moved = f"{gain['fixed']} / {gain['broken']}"
         rows.append(_classified(name, labels, logits) | kept | {"gain": change, "fixed / broken (train)": moved})
-    return pd.DataFrame(rows).set_index("method").fillna("")
+    table = pd.DataFrame(rows).set_index("method")
+    return table.astype(object).where(table.notna(), "")
 
 
 def _classified(name: str, labels: np.ndarray, logits: np.ndarray) -> dict:

@@ -59,9 +59,9 @@ def pack_bits(correct) -> str:
 
 def pack_logits(logits: np.ndarray) -> str:
     """Logits as float16 in hexadecimal; one too small for float16 keeps its sign."""
-    halves = logits.astype("<f2")
+    halves = np.clip(logits, -60000, 60000).astype("<f2")
     halves[(halves == 0) & (logits > 0)] = np.finfo(np.float16).smallest_subnormal
-    return np.clip(halves, -60000, 60000).astype("<f2").tobytes().hex()
+    return halves.tobytes().hex()
 
 
 @dataclass

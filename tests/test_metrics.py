@@ -1,5 +1,7 @@
 """Metrics of classifiers, floors, what a ledger keeps of logits, the section's table and its pictures."""
 
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from hypothesis.extra.numpy import arrays
 
 from boostlib import boost, load_task
 from boostlib.methods import recorded_runs
-from boostlib.metrics import bootstrap_metrics, composition, floors, metrics
-from boostlib.plots_protein import plot_balance, plot_lengths, plot_roc, plot_sizes
+from boostlib.metrics import _resampled, bootstrap_metrics, composition, floors, load_floors, metrics, save_floors
+from boostlib.plots_protein import plot_balance, plot_lengths, plot_losses, plot_roc, plot_sizes
 from boostlib.report import classification_table, rounds_table
 from boostlib.rounds import Scores, pack_bits, pack_logits
 
@@ -56,6 +58,16 @@ def test_logits_in_a_ledger_keep_sign_and_size(logits):
     assert ((scores.scores() > 0) == (logits > 0)).all()
     assert np.allclose(scores.scores(), np.clip(logits, -60000, 60000), rtol=1e-3, atol=1e-7)
     assert (scores.labels() == ((logits > 0) == bits)).all()
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_resamples_are_scored_as_scikit_learn_scores_them(ties):
+    rng = np.random.default_rng(1)
+    labels, logits = rng.random((20, 40)) < 0.4, rng.normal(size=(20, 40))
+    logits = np.round(logits) if ties else logits
+    found = _resampled(labels, logits)
+    assert np.allclose(found.T, [list(metrics(y, z).values()) for y, z in zip(labels, logits, strict=True)])
+    assert np.isnan(_resampled(np.ones((1, 4), bool), np.ones((1, 4)))[2])
 
 
 def test_composition_counts_each_side():
@@ -114,4 +126,17 @@ def test_pictures_show_the_numbers_that_they_were_given(run):
     gain = run.rounds[-1].metrics["test"].accuracy - run.base.metrics["test"].accuracy
     (dots,) = [line for line in ax.lines if line.get_marker() == "."]
     assert dots.get_ydata().tolist() == [pytest.approx(gain)]
+    ledger = SimpleNamespace(rounds=[SimpleNamespace(validation=[0.7, 0.5, 0.6], steps=4, index=0),
+                                     SimpleNamespace(validation=[0.5, 0.9], steps=2, index=1)])  # fmt: skip
+    curves = plot_losses(ledger).lines
+    assert [line.get_xydata().tolist() for line in curves[1::2]] == [[[2.0, 0.5]], [[4.0, 0.5]]]  # the best of each
     plt.close("all")
+
+
+def test_floors_are_read_back_as_they_were_written(tmp_path):
+    task = CoinTask(train=30, test=20)
+    save_floors(task, tmp_path / "floors.json")
+    for (name, logits), (again, read) in zip(
+        floors(task).items(), load_floors(tmp_path / "floors.json").items(), strict=True
+    ):
+        assert name == again and np.allclose(logits, read, atol=1e-4)

@@ -54,6 +54,8 @@ def classification_table(
     plain: name -> logits (n,) of rows without a run, such as `metrics.floors`. The linear probe is the first group's
     untrained model. Intervals resample examples and, with several runs, runs as well; "" where nothing is compared.
     """
+    if not groups:
+        raise BoostError("classification_table got no runs: its first row is their untrained model")
     probe = next(iter(groups.values()))[0].base.metrics[split]
     labels = probe.labels()
     rows = [_classified(name, labels, logits) for name, logits in (plain or {}).items()]

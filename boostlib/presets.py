@@ -133,7 +133,7 @@ PROTEIN = {
         trainer=CrossEntropy(learning_rate=0.03, batch=16, micro_batch=16, epochs=8.0, max_steps=16),
         boost=BoostConfig(rounds=3, adapter=_ANTI_12, held_out=("validation", "test")),
         full_learning_rate=1e-5,
-        sizes={4032: (1, 84, 0.003), 129024: (1, 2688, 0.0001)},
+        sizes={4032: (1, 84, 0.003), 129024: (1, 2688, 0.00003)},
     ),
     "lab": Preset(
         name="lab",

@@ -2,20 +2,17 @@
 
     logit = w . mean_i h_i + b        h_i (hidden,) the encoder's last state at residue i; positive: "binds"
 
-The head is the paper's linear probe: hidden + 1 numbers, 1,281 on ESM2-650M. Tokens are one per residue; chains are
-laid out as CLS chain SEP chain SEP with the model's own tokens (ESM2 calls its separator EOS). The mean runs over
-residues alone: special tokens and padding never enter it, so a score does not depend on what shares its batch.
+The head is the paper's linear probe: hidden + 1 numbers, 1,281 on ESM2-650M. The mean runs over residues alone: special
+tokens and padding never enter it, so a score does not depend on what shares its batch.
 
-Departures and choices that no source states: ligand and receptor go into one sequence, the ligand's chains first;
-pooling and head compute in fp32 whatever the encoder's dtype; a pooling layer of the encoder's own is dropped, since
-checkpoints often lack its weights and a random one would make every load another model.
+Departures and choices that no source states: pooling and head compute in fp32 whatever the encoder's dtype; a pooling
+layer of the encoder's own is dropped, since checkpoints often lack its weights and a random one would make every load
+another model.
 """
 
 import contextlib
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -27,22 +24,10 @@ from boostlib.durable import write_durably
 from boostlib.embedded import EMBEDDED, quiet_loading
 from boostlib.errors import ModelError, RunError, explain_oom
 from boostlib.models import chosen_device, chosen_dtype, load_error, weights_source
-from boostlib.tasks.base import Example, LabelTask
-from boostlib.tasks.chains import AMINO_ACIDS, cut_evenly, split_prompt
-
-log = logging.getLogger(__name__)
+from boostlib.sequences import Encoded, by_length, separator, to_tensors
+from boostlib.tasks.chains import AMINO_ACIDS
 
 HEAD_FILE = "head.safetensors"
-LONGEST = 1024  # tokens, unless the model's own limit is lower
-BATCH_TOKENS = 16_384  # padded tokens in one forward pass: bounds its memory whatever the lengths
-
-
-class Encoded(NamedTuple):
-    """One example as tokens."""
-
-    ids: list[int]
-    residues: list[bool]  # which of the tokens are residues
-    cut: bool  # whether residues were left out
 
 
 class SequenceClassifier(nn.Module):
@@ -131,61 +116,6 @@ def load_classifier(name: str, dtype: str | torch.dtype = "auto", device: str | 
     return model.eval(), tokenizer
 
 
-def longest(model: SequenceClassifier, tokenizer, task: LabelTask) -> int:
-    """Tokens that an example may have: the task's `max_length`, else 1,024; never more than the model takes."""
-    most = min(model.config.max_position_embeddings, tokenizer.model_max_length)
-    return min(most, task.max_length or LONGEST)
-
-
-def encode_chains(tokenizer, prompt: str, most: int) -> Encoded:
-    """CLS chain SEP chain SEP, at most `most` tokens: see `cut_evenly`. Letters the model lacks become its unknown."""
-    chains = split_prompt(prompt)
-    kept = cut_evenly(chains, most - 1 - len(chains))
-    ids, residues = [tokenizer.cls_token_id], [False]
-    for chain in kept:
-        ids += [*tokenizer.convert_tokens_to_ids(list(chain)), _separator(tokenizer)]
-        residues += [True] * len(chain) + [False]
-    return Encoded(ids, residues, sum(map(len, kept)) < sum(map(len, chains)))
-
-
-def encode_examples(model, tokenizer, task: LabelTask, examples: Sequence[Example]) -> list[Encoded]:
-    """All examples as tokens, at the length that model and task allow."""
-    most = longest(model, tokenizer, task)
-    return [encode_chains(tokenizer, example.prompt, most) for example in examples]
-
-
-def say_what_was_cut(task: LabelTask, split: str, encoded: Sequence[Encoded]) -> int:
-    """How many examples lost residues; a warning tells it where there are any."""
-    count = sum(one.cut for one in encoded)
-    if count:
-        most = max(len(one.ids) for one in encoded)
-        log.warning(
-            "%s, split %s: %d of %d are longer than %d tokens and were cut evenly (max_length; the model's limit)",
-            task.name, split, count, len(encoded), most,
-        )  # fmt: skip
-    return count
-
-
-def to_tensors(encoded: Sequence[Encoded], pad: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(ids, mask, residues), (B, L) each, padded on the right."""
-    width = max(len(one.ids) for one in encoded)
-    rows = [
-        (one.ids + [pad] * gap, [1] * len(one.ids) + [0] * gap, one.residues + [False] * gap)
-        for one in encoded
-        for gap in [width - len(one.ids)]
-    ]
-    return tuple(torch.tensor(part, device=device) for part in zip(*rows, strict=True))
-
-
-def by_length(encoded: Sequence[Encoded], size: int, tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
-    """Indices in batches of like length, longest first: at most `size` examples and `tokens` padded tokens a batch."""
-    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].ids))
-    while order:
-        most = max(1, min(size, tokens // len(encoded[order[0]].ids)))
-        yield order[:most]
-        order = order[most:]
-
-
 @torch.no_grad()
 def run_batches(
     model: SequenceClassifier,
@@ -211,14 +141,10 @@ def run_batches(
     return torch.stack(found)
 
 
-def _separator(tokenizer) -> int:
-    return tokenizer.eos_token_id if tokenizer.sep_token_id is None else tokenizer.sep_token_id
-
-
 def _check_alphabet(tokenizer, name: str) -> None:
     known = [tokenizer.convert_tokens_to_ids(letter) not in (None, tokenizer.unk_token_id) for letter in AMINO_ACIDS]
     with contextlib.suppress(AttributeError):
-        if all(known) and tokenizer.cls_token_id is not None and _separator(tokenizer) is not None:
+        if all(known) and tokenizer.cls_token_id is not None and separator(tokenizer) is not None:
             return
     missing = [letter for letter, is_known in zip(AMINO_ACIDS, known, strict=True) if not is_known]
     raise ModelError(

@@ -15,10 +15,11 @@ import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
-from boostlib.classifier import SequenceClassifier, encode_examples
+from boostlib.classifier import SequenceClassifier
 from boostlib.errors import DataError, ModelError
 from boostlib.features import logits
 from boostlib.generate import encode, generate
+from boostlib.sequences import encode_examples
 from boostlib.tasks.base import Example, LabelTask, Task, TextTask
 
 

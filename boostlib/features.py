@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from boostlib.classifier import Encoded, SequenceClassifier, run_batches
+from boostlib.classifier import SequenceClassifier, run_batches
 from boostlib.durable import write_durably
 from boostlib.errors import RunError
+from boostlib.sequences import Encoded
 from boostlib.stable import cache_dir, fingerprint_json, fingerprint_tensors
 
 log = logging.getLogger(__name__)

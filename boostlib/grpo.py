@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from boostlib.adapter import TinyLoRA
-from boostlib.errors import BoostError
+from boostlib.errors import BoostError, require_settings
 from boostlib.rounds import Training
 from boostlib.tasks.base import Example, TextTask
 
@@ -44,14 +44,13 @@ class GRPO:
     use_vllm: bool = False
 
     def __post_init__(self):
-        for name in ("prompts", "samples", "max_steps", "micro_batch"):
-            if getattr(self, name) < 1:
-                raise BoostError(f"GRPO({name}={getattr(self, name)}): must be at least 1")
+        require_settings(
+            self,
+            counts=("prompts", "samples", "max_steps", "micro_batch"),
+            positive=("learning_rate", "temperature", "epochs"),
+        )
         if self.samples < 2:
             raise BoostError("GRPO(samples=1): an advantage compares samples of one prompt; use at least 2")
-        for name in ("learning_rate", "temperature", "epochs"):
-            if not getattr(self, name) > 0:
-                raise BoostError(f"GRPO({name}={getattr(self, name)}): must be positive")
 
     def settings(self) -> dict[str, Any]:
         """What identifies this trainer in a run."""

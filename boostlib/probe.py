@@ -24,9 +24,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 from tqdm.auto import tqdm
 
-from boostlib.classifier import SequenceClassifier, encode_examples, say_what_was_cut
+from boostlib.classifier import SequenceClassifier
 from boostlib.errors import DataError
 from boostlib.features import features
+from boostlib.sequences import encode_examples, say_what_was_cut
 from boostlib.tasks.base import Example, LabelTask
 
 log = logging.getLogger(__name__)

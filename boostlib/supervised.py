@@ -14,7 +14,6 @@ Departures and choices that no source states: dropout is off; class weights come
 validation's from validation; both classes weigh the same where `balance` is on and both occur.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -26,14 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boostlib.adapter import TinyLoRA
-from boostlib.classifier import Encoded, SequenceClassifier, by_length, encode_examples, to_tensors
-from boostlib.errors import BoostError, TrainingError, explain_oom
+from boostlib.classifier import SequenceClassifier
+from boostlib.errors import TrainingError, explain_oom, require_settings
 from boostlib.evaluate import require_kind
 from boostlib.features import logits
 from boostlib.rounds import Training
+from boostlib.sequences import Encoded, by_length, encode_examples, to_tensors
 from boostlib.stable import philox
 from boostlib.tasks.base import Example, LabelTask
-from boostlib.watch import Watch
+from boostlib.watch import Best, Watch
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,11 @@ class CrossEntropy:
     max_grad_norm: float = 1.0
 
     def __post_init__(self):
-        for name in ("batch", "micro_batch", "max_steps", "checks", "patience"):
-            if getattr(self, name) < 1:
-                raise BoostError(f"CrossEntropy({name}={getattr(self, name)}): must be at least 1")
-        for name in ("learning_rate", "epochs", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise BoostError(f"CrossEntropy({name}={getattr(self, name)}): must be positive")
+        require_settings(
+            self,
+            counts=("batch", "micro_batch", "max_steps", "checks", "patience"),
+            positive=("learning_rate", "epochs", "max_grad_norm"),
+        )
 
     def settings(self) -> dict[str, Any]:
         """What identifies this trainer in a run."""
@@ -89,7 +88,7 @@ class CrossEntropy:
         parameters = [p for p in model.parameters() if p.requires_grad]
         watch, trained = Watch(parameters, adapter), Training(samples=1)
         held_out = _Set(model, tokenizer, task, task.split(self.validation), self.balance) if self.validation else None
-        best = _Best(parameters)
+        best = Best(parameters)
         if held_out:
             trained.validation.append(held_out.loss(model, tokenizer, adapter))
             best.see(trained.validation[0])
@@ -166,27 +165,3 @@ class _Set:
     def _sum(self, found: Tensor, rows: Sequence[int]) -> Tensor:
         labels, weights = (t[list(rows)].to(found.device) for t in (self.labels, self.weights))
         return F.binary_cross_entropy_with_logits(found, labels, weight=weights, reduction="sum")
-
-
-class _Best:
-    """The numbers with the lowest loss so far."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter]):
-        self.parameters, self.loss, self.since, self.improved = parameters, math.inf, 0, False
-        self.values: list[Tensor] = []
-
-    def see(self, loss: float) -> int:
-        """Keep the present numbers where `loss` is the lowest so far; returns how many checks have passed since."""
-        if loss < self.loss:
-            self.improved, self.since = bool(self.values), 0
-            self.loss, self.values = loss, [copy.deepcopy(p.detach()) for p in self.parameters]
-        else:
-            self.since += 1
-        return self.since
-
-    @torch.no_grad()
-    def restore(self) -> bool:
-        """Put the best numbers back; returns whether they are better than those at the start."""
-        for parameter, value in zip(self.parameters, self.values, strict=True):
-            parameter.copy_(value)
-        return self.improved

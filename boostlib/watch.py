@@ -1,9 +1,11 @@
-"""What must hold around every training: the numbers stay fp32 and finite, and a signal moves them."""
+"""Around every training: the numbers stay fp32 and finite, a signal moves them, and the best ones can be kept."""
 
+import copy
+import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from boostlib.adapter import TinyLoRA
 from boostlib.errors import TrainingError
@@ -28,3 +30,27 @@ class Watch:
         if self.adapter is not None and self.adapter.v.dtype != torch.float32:
             raise TrainingError(f"the adapter's v is {self.adapter.v.dtype}, not fp32: something cast the whole model")
         return fingerprint_tensors((str(i), p) for i, p in enumerate(self.parameters))
+
+
+class Best:
+    """The numbers with the lowest loss so far."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]):
+        self.parameters, self.loss, self.since, self.improved = parameters, math.inf, 0, False
+        self.values: list[Tensor] = []
+
+    def see(self, loss: float) -> int:
+        """Keep the present numbers where `loss` is the lowest so far; returns how many checks have passed since."""
+        if loss < self.loss:
+            self.improved, self.since = bool(self.values), 0
+            self.loss, self.values = loss, [copy.deepcopy(p.detach()) for p in self.parameters]
+        else:
+            self.since += 1
+        return self.since
+
+    @torch.no_grad()
+    def restore(self) -> bool:
+        """Put the best numbers back; returns whether they are better than those at the start."""
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            parameter.copy_(value)
+        return self.improved

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from boostlib import load_task
 from boostlib.errors import BoostError, DataError
 from boostlib.stable import fingerprint_json
-from boostlib.tasks.binding import leaks
 from boostlib.tasks.chains import AMINO_ACIDS, cut_evenly, read_chains, split_prompt
 from boostlib.tasks.clusters import clusters, nearest, split_by_cluster
+from boostlib.tasks.leaks import leaks
 from boostlib.tasks.synthetic_binding import binds, charge, pairs
 
 HEADER = "PDB,Ligand Sequences,Receptor Sequences,KD(M),split\n"
@@ -219,9 +219,11 @@ def test_one_cluster_alone_cannot_be_split(table):
         table(rows, "PDB,Ligand Sequences,Receptor Sequences,KD(M)\n").split("train")
 
 
-def test_leaks_are_found(table):
+def test_leaks_are_found(table, caplog):
     rows = good() + ["0t,ACDKEFAAAA,GHI,1e-9,test"]
-    found = {row["splits"]: row for row in leaks(table(rows))}
+    with caplog.at_level(logging.WARNING):
+        found = {row["splits"]: row for row in leaks(table(rows))}
+    assert "2 complexes (0t, ...) lie in more than one split" in caplog.text
     assert found["train, test"]["shared complexes"] == 2  # 0t and 1t: train and test begin with the same letter
     assert found["train, test"]["near duplicates"] >= 2 and found["train, validation"]["shared complexes"] == 0
 

@@ -26,21 +26,14 @@ from boostlib import (
     target_modules,
     train_head,
 )
-from boostlib.classifier import (
-    HEAD_FILE,
-    SequenceClassifier,
-    by_length,
-    encode_chains,
-    encode_examples,
-    run_batches,
-    to_tensors,
-)
+from boostlib.classifier import HEAD_FILE, SequenceClassifier, run_batches
 from boostlib.embedded import installed_weights
 from boostlib.errors import DataError, ModelError, RunError
 from boostlib.features import features, logits
 from boostlib.methods import run_method, with_method, with_size
 from boostlib.presets import PROTEIN
 from boostlib.probe import labels_of
+from boostlib.sequences import by_length, encode_chains, encode_examples, to_tensors
 from boostlib.supervised import CrossEntropy
 
 FOLDER = os.environ.get("BOOSTLIB_DATA")
@@ -374,7 +367,8 @@ def test_real_antiberty_loads_without_its_package_and_tells_an_antibody_from_a_s
 PEAK = """
 import resource
 from boostlib import load_classifier, load_task, train_head
-from boostlib.classifier import encode_chains, run_batches
+from boostlib.classifier import run_batches
+from boostlib.sequences import encode_chains
 model, tokenizer = load_classifier("antiberty", dtype="fp32", device="cpu")
 train_head(model, tokenizer, load_task("synthetic_binding", train=3600, validation=200, test=200), progress=False)
 long = [encode_chains(tokenizer, "EVQLVESGGG" * 60, 512)] * 64  # as long as it takes

@@ -26,7 +26,7 @@ LAYERS = """
     rounds ledger
     sandbox
     tasks
-    embedded models classifier
+    sequences embedded models classifier
     stop generate features evaluate pass_at_k metrics probe
     identity run
     watch trl_trainer grpo supervised

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from helpers import CoinTask
 
 from boostlib import AdapterConfig, BoostConfig, CrossEntropy, Ledger, SVDBasis, TinyLoRA, boost, evaluate
-from boostlib.classifier import encode_examples, run_batches
+from boostlib.classifier import run_batches
 from boostlib.errors import BoostError, ModelError, TrainingError
 from boostlib.finetune import finetune
+from boostlib.sequences import encode_examples
 from boostlib.supervised import _Set
 from boostlib.tasks import load_task
 

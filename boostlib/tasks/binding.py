@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,7 +27,8 @@ import numpy as np
 from boostlib.errors import BoostError, DataError
 from boostlib.tasks.base import Example, LabelTask
 from boostlib.tasks.chains import read_chains
-from boostlib.tasks.clusters import clusters, nearest, split_by_cluster
+from boostlib.tasks.clusters import clusters, split_by_cluster
+from boostlib.tasks.leaks import warn_of_shared
 from boostlib.tasks.rows import Row, Source, load_rows, read_file
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,9 @@ class Binding(LabelTask):
         examples = _all_or_every_error([(self._example, number, row) for number, row in enumerate(rows, 1)])
         if self.split_column in rows[0]:
             tasks = [(self._given_split, number, row) for number, row in enumerate(rows, 1)]
-            return list(zip(examples, _all_or_every_error(tasks), strict=True))
+            placed = list(zip(examples, _all_or_every_error(tasks), strict=True))
+            warn_of_shared(placed)
+            return placed
         return list(zip(examples, self._own_split(examples), strict=True))
 
     def _example(self, number: int, row: Row) -> Example:
@@ -151,29 +153,6 @@ class Binding(LabelTask):
             self.split_column, len(examples), kinds, ", ".join(f"{split} {sizes[split]}" for split in SHARES),
         )  # fmt: skip
         return placed
-
-
-def leaks(task: Binding, similarity: float = 0.5) -> list[dict]:
-    """What two splits share, a row a pair of splits: complexes by `complex_id`, and rows with a near-duplicate.
-
-    `near duplicates` counts rows of the later split whose 3-mer similarity to some row of the earlier one is at least
-    `similarity`; `closest` is the largest.
-    """
-    found = []
-    for one, other in combinations(task.splits, 2):
-        left, right = task.split(one), task.split(other)
-        shared = {e.kind for e in left} & {e.kind for e in right} - {""}
-        near = nearest([e.prompt for e in right], [e.prompt for e in left])
-        found.append(
-            {
-                "splits": f"{one}, {other}",
-                "shared complexes": len(shared),
-                "near duplicates": int((near >= similarity).sum()),
-                "of": len(right),
-                "closest": float(near.max()),
-            }
-        )
-    return found
 
 
 def _all_or_every_error(calls: Sequence[tuple]) -> list:

@@ -1,0 +1,90 @@
+"""Chains as tokens: their layout, their longest length, and batches of like length.
+
+    CLS chain SEP chain SEP        one token a residue, the model's own special tokens (ESM2 calls its separator EOS)
+
+Choices that no source states: ligand and receptor go into one sequence, the ligand's chains first; what is too long
+loses the ends of its longest chains, evenly, and a warning says how many examples did.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from boostlib.tasks.base import Example, LabelTask
+from boostlib.tasks.chains import cut_evenly, split_prompt
+
+log = logging.getLogger(__name__)
+
+LONGEST = 1024  # tokens, unless the model's own limit is lower
+BATCH_TOKENS = 16_384  # padded tokens in one forward pass: bounds its memory whatever the lengths
+
+
+class Encoded(NamedTuple):
+    """One example as tokens."""
+
+    ids: list[int]
+    residues: list[bool]  # which of the tokens are residues
+    cut: bool  # whether residues were left out
+
+
+def longest(model, tokenizer, task: LabelTask) -> int:
+    """Tokens that an example may have: the task's `max_length`, else 1,024; never more than the model takes."""
+    most = min(model.config.max_position_embeddings, tokenizer.model_max_length)
+    return min(most, task.max_length or LONGEST)
+
+
+def encode_chains(tokenizer, prompt: str, most: int) -> Encoded:
+    """CLS chain SEP chain SEP, at most `most` tokens: see `cut_evenly`. Letters the model lacks become its unknown."""
+    chains = split_prompt(prompt)
+    kept = cut_evenly(chains, most - 1 - len(chains))
+    ids, residues = [tokenizer.cls_token_id], [False]
+    for chain in kept:
+        ids += [*tokenizer.convert_tokens_to_ids(list(chain)), separator(tokenizer)]
+        residues += [True] * len(chain) + [False]
+    return Encoded(ids, residues, sum(map(len, kept)) < sum(map(len, chains)))
+
+
+def encode_examples(model, tokenizer, task: LabelTask, examples: Sequence[Example]) -> list[Encoded]:
+    """All examples as tokens, at the length that model and task allow."""
+    most = longest(model, tokenizer, task)
+    return [encode_chains(tokenizer, example.prompt, most) for example in examples]
+
+
+def say_what_was_cut(task: LabelTask, split: str, encoded: Sequence[Encoded]) -> int:
+    """How many examples lost residues; a warning tells it where there are any."""
+    count = sum(one.cut for one in encoded)
+    if count:
+        most = max(len(one.ids) for one in encoded)
+        log.warning(
+            "%s, split %s: %d of %d are longer than %d tokens and were cut evenly (max_length; the model's limit)",
+            task.name, split, count, len(encoded), most,
+        )  # fmt: skip
+    return count
+
+
+def to_tensors(encoded: Sequence[Encoded], pad: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids, mask, residues), (B, L) each, padded on the right."""
+    width = max(len(one.ids) for one in encoded)
+    rows = [
+        (one.ids + [pad] * gap, [1] * len(one.ids) + [0] * gap, one.residues + [False] * gap)
+        for one in encoded
+        for gap in [width - len(one.ids)]
+    ]
+    return tuple(torch.tensor(part, device=device) for part in zip(*rows, strict=True))
+
+
+def by_length(encoded: Sequence[Encoded], size: int, tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Indices in batches of like length, longest first: at most `size` examples and `tokens` padded tokens a batch."""
+    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].ids))
+    while order:
+        most = max(1, min(size, tokens // len(encoded[order[0]].ids)))
+        yield order[:most]
+        order = order[most:]
+
+
+def separator(tokenizer) -> int | None:
+    """The id of the token between chains."""
+    return tokenizer.eos_token_id if tokenizer.sep_token_id is None else tokenizer.sep_token_id

@@ -32,7 +32,8 @@ def plot_lengths(task: LabelTask, limit: int, ax: Axes | None = None) -> Axes:
     prompts = [split_prompt(example.prompt) for split in task.splits for example in task.split(split)]
     lengths = np.array([sum(map(len, chains)) for chains in prompts])
     long = lengths + [1 + len(chains) for chains in prompts] > limit
-    bins = np.linspace(lengths.min() - 0.5, np.quantile(lengths, 0.99) + 0.5, 31)
+    low, high = int(lengths.min()), int(np.quantile(lengths, 0.99))
+    bins = np.arange(low - 0.5, high + 1.5, max(1, (high - low) // 30))  # whole residues: no empty bins between
     ax.hist([lengths[~long], lengths[long]], bins, stacked=True, color=[COLORS[0], GREY])
     ax.set(xlabel="residues", ylabel="examples", title=f"{long.sum()} of {len(long)} are cut to {limit} tokens")
     return ax

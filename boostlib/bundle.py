@@ -1,7 +1,7 @@
 """A whole run in one small file: what `replay` needs beside the base model, and proof of what it must give.
 
     file = "boostlib-bundle 1 " + SHA-256 of the rest + newline, then xz of one safetensors file:
-    metadata   run.json (base id, base fingerprint, identity, environment) and the ledger's lines, unchanged
+    metadata   `record`: run.json (base id, base fingerprint, identity, environment) and the ledger's lines, unchanged
     tensors    v of every round, a sketch of every merged round, the head of a classifier
 
     sketch[g, j] = sum over modules m of group g of  y_mj^T (B_m A_m) x_mj        (groups, PROBES) fp32
@@ -46,9 +46,9 @@ class Bundle(Ledger):
         body = _checked(self.path)
         try:
             length = int.from_bytes(body[:8], "little")
-            metadata = json.loads(body[8 : 8 + length])["__metadata__"]
+            record = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["record"])
             self.tensors = load(body)
-            self._header, self._text = json.loads(metadata["run"]), metadata["ledger"].encode()
+            self._header, self._text = record["run"], record["ledger"].encode()
         except (SafetensorError, ValueError, KeyError) as error:
             raise RunError(f"{self.path} is no bundle of this version ({error}): export it again") from None
 
@@ -85,7 +85,7 @@ class Bundle(Ledger):
                 f"bundle records: {_versions(self.header)}"
             )
 
-    def append(self, row) -> None:
+    def append(self, *row) -> None:
         """Refused: see the error."""
         raise RunError(f"{self.path} is a bundle, which never changes: continue the run in its directory")
 
@@ -117,8 +117,8 @@ def write_bundle(
         recorded = ledger.load_v(row.index)
         if recorded is not None:  # a skipped round may have none
             tensors[f"v.{row.index:04d}"] = recorded[0]
-    metadata = {"run": json.dumps(ledger.header), "ledger": b"".join(lines).decode()}
-    body = lzma.compress(save(tensors, metadata), preset=9)
+    record = json.dumps({"run": ledger.header, "ledger": b"".join(lines).decode()})
+    body = lzma.compress(save(tensors, {"record": record}), preset=9)  # one key: safetensors would shuffle several
     write_durably(Path(file), MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 

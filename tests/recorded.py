@@ -1,5 +1,6 @@
 """Runs written straight into a ledger: random numbers v, no training and no evaluation, so that twenty rounds cost
-nothing but their rebuilding. What a test reads of scores in them is made up; the weights are what the numbers give."""
+nothing but their rebuilding. Their scores are drawn by lot, as long and as varied as real ones; the weights are what
+the numbers give."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -32,8 +33,7 @@ def recorded_run(
     weights, ledger, ids = Weights(model, list(basis)), Ledger(run_dir), list(failures)
     (ledger.dir / "rounds").mkdir(parents=True)
     ledger.create(_header(model, adapter, basis))
-    scores = {"test": Scores(0.5, 0.5, pack_bits([True, False] * 8))}
-    ledger.append(Base(ids, 0.25, 0.25, scores, _print(weights), 1.0))
+    ledger.append(Base(ids, 0.25, 0.25, _scores(-1), _print(weights), 1.0))
     total, last = LowRankUpdate(), _print(weights)
     for index in range(rounds):
         one = TinyLoRA(basis, adapter, index)
@@ -45,8 +45,10 @@ def recorded_run(
             if hashed is None or index in hashed:
                 weights.set(total)
                 last = _print(weights)
-        ids = ids if index != 1 else [*ids[1:], "<new>"]  # round 0 fixed the first, and broke another
-        ledger.append(_row(ledger, one, ids, scores, total.norm(), last, "nothing learned" if index in skip else ""))
+        fixed, broken = ([], []) if index in skip else (_some(ids, index), [f"<new {index}>"])
+        changes = {"failures": ids, "fixed": fixed, "broken": broken}
+        ledger.append(_row(ledger, one, changes, total.norm(), last, "nothing learned" if index in skip else ""))
+        ids = [id for id in ids if id not in fixed] + broken
     weights.set(LowRankUpdate())
     return ledger
 
@@ -70,34 +72,39 @@ def _header(model, adapter, basis) -> dict:
     }
 
 
-def _row(ledger, one, ids, scores, norm, fingerprint, skipped) -> Round:
-    first = one.round == 0
-    rest = {
-        "train_accuracy": 0.5,
-        "train_strict": 0.5,
-        "metrics": scores,
-        "fixed": ids[:1] if first else [],
-        "broken": ["<new>"] if first else [],
-    }
+def _some(ids: Sequence[str], index: int) -> list[str]:
+    """One of thirty of `ids`, and at least one: about what a demo round fixes."""
+    return sorted(philox("fixed", index).choice(ids, -(-len(ids) // 30), replace=False).tolist())
+
+
+def _scores(index: int) -> dict[str, Scores]:
+    right = philox("right", index).random(256) < 0.5
+    return {"test": Scores(float(right.mean()), float(right.mean()), pack_bits(right))}
+
+
+def _row(ledger: Ledger, one: TinyLoRA, changes: dict, norm: float, fingerprint: str, skipped: str) -> Round:
+    random = philox("row", one.round)
     return Round(
         index=one.round,
-        failures=ids,
         num_parameters=one.num_parameters,
         degrees_of_freedom=one.num_parameters,
         plan=one.plan,
         adapter_norm=one.update().norm(),
         update_norm=norm,
-        fold_retention=1.0,
+        fold_retention=1 - random.random() / 1e4,
+        train_accuracy=0.5,
+        train_strict=0.5,
+        metrics=_scores(one.round),
         steps=8,
-        seconds={"train": 1.0},
-        tokens=1,
-        rewards=[0.5] * 8,
-        signal=[0.5] * 8,
-        seed=0,
+        seconds={"train": round(100 * random.random(), 2), "merge": 0.1, "evaluate": 20.0},
+        tokens=int(random.integers(10_000)),
+        rewards=random.random(8).tolist(),
+        signal=random.random(8).tolist(),
+        seed=int(random.integers(2**31)),
         v_sha256=ledger.v_sha256(one.round),
         weights_fingerprint=fingerprint,
         skipped=skipped,
-        **rest,
+        **changes,
     )
 
 

@@ -29,7 +29,6 @@ from boostlib.tasks.base import Task
 PAGE = Template(Path(__file__).with_name("report.html").read_text())
 PLAIN_SVG = {"Date": None, "Creator": None, "Format": None, "Type": None}  # else it names addresses
 ROUND_COLUMNS = ("round", "failures", "fixed", "broken", "train")
-CLASS_COLUMNS = ("n", "before", "after", "gain", "low", "high", "fixed", "broken", "cost saved")
 
 
 def write_html(ledger: Ledger, task: Task | None, path: str | Path) -> Path:
@@ -77,7 +76,10 @@ def summary(ledger: Ledger, classes: pd.DataFrame | None = None) -> list[str]:
         total = classes.loc[classes.index.get_level_values("split") != "train"]
         total = total[total.index.get_level_values("class") != "(all)"]
         if len(total):
-            lines.append(f"On the cases kept apart, the cost of failures changed by {-total['cost saved'].sum():+.6g}.")
+            before, after = (total[f"cost {when}"].sum() for when in ("before", "after"))
+            lines.append(
+                f"On the cases it was not trained on, failures cost {before:,.6g} before and cost {after:,.6g} now."
+            )
     return lines
 
 
@@ -110,13 +112,18 @@ def _rounds(ledger: Ledger) -> pd.DataFrame:
     table = rounds_table(ledger).reset_index()
     counts = ["failures", "fixed", "broken"]
     table[counts] = table[counts].astype("Int64").astype(object)  # the untrained model has none
+    table["round"] = table["round"].astype(str)
     return table[[column for column in (*ROUND_COLUMNS, *ledger.base.metrics) if column in table]]
 
 
 def _class_section(classes: pd.DataFrame | None) -> str:
     if classes is None:
         return "<p>The task was not given, so failures are not split by class here.</p>"
-    return _table(classes[list(CLASS_COLUMNS)].reset_index())
+    table = classes.reset_index()
+    gains = [_interval(*row, 3) for row in table[["gain", "low", "high"]].to_numpy()]
+    saved = [_interval(*row, 1) for row in table[["cost saved", "saved low", "saved high"]].to_numpy()]
+    table = table[["split", "class", "n", "before", "after", "fixed", "broken"]]
+    return _table(table.assign(**{"gain (95% interval)": gains, "cost saved (95% interval)": saved}))
 
 
 def _figures(ledger: Ledger, classes: pd.DataFrame | None) -> str:
@@ -156,15 +163,24 @@ def _provenance(ledger: Ledger) -> str:
 
 
 def _table(table: pd.DataFrame) -> str:
-    head = "".join(f'<th scope="col">{escape(str(column))}</th>' for column in table.columns)
-    rows = ("".join(_cell(value) for value in row) for row in table.astype(object).to_numpy().tolist())
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    """A table in a box that scrolls. Columns that hold a text somewhere stand left, numbers right."""
+    kinds = ["text" if any(isinstance(x, str) for x in table[column]) else "number" for column in table.columns]
+    names = zip(kinds, table.columns, strict=True)
+    head = "".join(f'<th scope="col" class="{kind}">{escape(str(column))}</th>' for kind, column in names)
+    rows = (zip(kinds, row, strict=True) for row in table.astype(object).to_numpy().tolist())
+    body = "".join("<tr>" + "".join(f'<td class="{kind}">{_text(x)}</td>' for kind, x in row) + "</tr>" for row in rows)
     return f'<div class="box" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _cell(value) -> str:
+def _text(value) -> str:
     if isinstance(value, str):
-        return f'<td class="text">{escape(value)}</td>'
+        return escape(value)
     if pd.isna(value):
-        return "<td></td>"
-    return f"<td>{value:d}</td>" if isinstance(value, int) else f"<td>{value:.3f}</td>"
+        return ""
+    text = f"{value:d}" if isinstance(value, int) else f"{value:.3f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _interval(middle: float, low: float, high: float, digits: int) -> str:
+    one, two, three = (f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}") for value in (middle, low, high))
+    return f"{one} ({two} to {three})"

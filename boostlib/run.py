@@ -159,6 +159,7 @@ def replay_run(ledger: Ledger, round: int | None = None, model: nn.Module | None
     weights = held if held and list(held.modules) == list(basis) else Weights(model, list(basis))
     run = Run(model, ledger, BoostConfig(rounds=max(len(rounds), 1), adapter=adapter), basis, weights)
     run.weights.set(rebuild(ledger, basis, adapter, count))
+    _HELD[model] = weakref.ref(run.weights)  # whoever keeps the run can roll its model back in place
     _report_match(run, rounds[:count])
     return run
 

@@ -60,7 +60,7 @@ def run_identity(model: nn.Module, task: Task, trainer, config: BoostConfig) -> 
             "fingerprint": fingerprint_tensors(model.named_parameters()),
         },
         "task": task.settings(),
-        "data": {split: _data_hash(task, split) for split in splits},
+        "data": {split: data_hash(task, split) for split in splits},
         "adapter": asdict(config.adapter),
         "trainer": trainer.settings(),
         "targets": list(config.targets) if config.targets else None,
@@ -112,7 +112,8 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def _data_hash(task: Task, split: str) -> str:
+def data_hash(task: Task, split: str) -> str:
+    """SHA-256 of a split's ids, prompts and answers, as a run's identity holds it."""
     examples = require_unique_ids(task.split(split), f"task {task.name!r}, split {split!r}")
     return fingerprint_json([[e.id, e.prompt, e.answer] for e in examples])
 

@@ -28,12 +28,14 @@ LAYERS = """
     tasks
     sequences embedded models classifier
     stop generate features evaluate pass_at_k metrics probe
-    identity run
+    identity bundle run
     watch trl_trainer grpo supervised
     boost finetune
     presets methods
-    gate report bench bench_sandbox
+    gate report
     plots plots_protein
+    class_report card lora export html_report
+    bench bench_sandbox bench_export
     reproduce doctor
     __init__
     __main__

@@ -6,6 +6,7 @@ from boostlib.boost import boost
 from boostlib.classifier import SequenceClassifier, load_classifier
 from boostlib.errors import BoostError
 from boostlib.evaluate import Result, evaluate, paired_bootstrap
+from boostlib.gate import Gate
 from boostlib.generate import encode, generate
 from boostlib.grpo import GRPO
 from boostlib.identity import BoostConfig
@@ -26,6 +27,7 @@ __all__ = [
     "BoostConfig",
     "BoostError",
     "CrossEntropy",
+    "Gate",
     "Ledger",
     "LowRankUpdate",
     "Preset",

@@ -26,13 +26,14 @@ LAYERS = """
     rounds ledger
     sandbox
     tasks
+    paired gate judge
     sequences embedded models classifier
     stop generate features evaluate pass_at_k metrics probe
     identity run
     watch trl_trainer grpo supervised
     boost finetune
     presets methods
-    gate report bench bench_sandbox
+    report bench bench_sandbox
     plots plots_protein
     reproduce doctor
     __init__

@@ -14,6 +14,7 @@ valid. Not covered: cases that change together. Near-duplicates in a log count a
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from scipy.stats import binom, permutation_test
@@ -44,9 +45,15 @@ def _exact(sizes: np.ndarray, counts: np.ndarray, changed: np.ndarray) -> float:
     for size, count in zip(sizes, counts, strict=True):
         up = np.arange(count + 1)
         total = np.add.outer(total, size * up).ravel()
-        chance = np.multiply.outer(chance, binom.pmf(up, count, 0.5)).ravel()
+        chance = np.multiply.outer(chance, _chances(int(count))).ravel()
     fixed = changed[changed > 0].sum()
     return float(chance[total >= fixed - 1e-9 * np.abs(changed).sum()].sum())
+
+
+@cache
+def _chances(count: int) -> np.ndarray:
+    """(count + 1,) chances of so many heads in `count` throws; scipy takes long for one call."""
+    return binom.pmf(np.arange(count + 1), count, 0.5)
 
 
 def _sampled(changed: np.ndarray) -> float:

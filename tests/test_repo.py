@@ -28,7 +28,7 @@ LAYERS = """
     tasks
     paired gate judge
     sequences embedded models classifier
-    stop generate features evaluate pass_at_k metrics probe
+    stop generate features evaluate pass_at_k metrics probe grouping
     identity run
     watch trl_trainer grpo supervised
     boost finetune

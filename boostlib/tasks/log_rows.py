@@ -76,10 +76,16 @@ def check_rows(rows: Sequence[Numbered]) -> list[Problem]:
 def complain(problems: Sequence[Problem], path: object) -> None:
     """Raises DataError that lists `problems`, the first `SHOWN` of them, where there are any."""
     if problems:
-        lines = [f"  {where}: {what}" for where, what in problems[:SHOWN]]
+        in_order = sorted(problems, key=lambda problem: _place(problem[0]))
+        lines = [f"  {where}: {what}" for where, what in in_order[:SHOWN]]
         more = [f"  and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise DataError("\n".join([f"the error log {path} has {count}; correct these lines:", *lines, *more]))
+
+
+def _place(where: str) -> tuple[str, int]:
+    file, _, number = where.rpartition(" ")
+    return file, int(number)
 
 
 def check_row(row: Row) -> Iterator[str]:

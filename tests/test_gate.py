@@ -12,7 +12,7 @@ import torch
 from helpers import FakeTrainer, ParityTask, config, same_runs
 from scipy.stats import binomtest
 
-from boostlib import BoostError, Gate, Ledger, boost, epsilon_rank, evaluate, replay
+from boostlib import BoostError, Gate, Ledger, boost, epsilon_rank, evaluate, load_task, replay
 from boostlib.errors import DataError, RunError
 from boostlib.gate import decide
 from boostlib.judge import failing_guards
@@ -331,8 +331,8 @@ def test_a_long_list_of_failing_guards_is_cut(start, guarded):
 def test_unknown_classes_and_splits_are_named_before_anything_is_written(start, tmp_path):
     with pytest.raises(BoostError, match=r"no case is of class 'odds'; the classes of 'parity' are 'even', 'odd'"):
         start(gate=Gate(costs={"odds": 2.0}))
-    with pytest.raises((DataError, AttributeError)):
-        start(gate=Gate(adjacent=("nowhere",)))
+    with pytest.raises(DataError, match="arithmetic has no split 'nowhere'"):
+        start(task=load_task("arithmetic"), gate=Gate(guard=None, adjacent=("nowhere",)))
     assert not (tmp_path / "run").exists()
 
 

@@ -13,10 +13,9 @@ labels to choose from are those that the log's label cases expect. A completion 
 setting `stop`: "\n" where a prompt is raw text to be continued, so that what a model adds is not read.
 
 Departures: none from a paper; the task is the project's own. Regular expressions run without a time limit: they are the
-user's own. A test of code without a reference may take any name that it uses and that is neither its own nor built in.
+user's own.
 """
 
-import builtins
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -26,28 +25,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from boostlib.errors import BoostError, DataError
-from boostlib.sandbox import CodeTask, TaskError
+from boostlib.sandbox import TaskError
 from boostlib.stable import fingerprint_json
 from boostlib.tasks.base import Example, Score
-from boostlib.tasks.log_rows import SPLITS, check_rows, complain, is_cost, read_log, scoring
+from boostlib.tasks.log_cases import Case, to_case
+from boostlib.tasks.log_rows import SPLITS, check_rows, complain, is_cost, read_log
 from boostlib.tasks.log_scores import score_exact, score_label, score_number, score_regex
 from boostlib.tasks.programs import ProgramTask
-from boostlib.tasks.rows import Row
-from boostlib.tasks.source import defined_names, imported_names, imports_of, used_names
 
 SCORERS = {"exact": score_exact, "number": score_number, "regex": score_regex}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case(Example):
-    """An example with its cost and its way of scoring. `answer` is what is expected, or the source of the tests."""
-
-    scoring: str
-    split: str
-    cost: float = 1.0
-    reference: str = ""
-    check: CodeTask | None = field(default=None, compare=False, repr=False)
-    before: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,35 +132,3 @@ class ErrorLog(ProgramTask):
             for where, result in zip(programs, results, strict=True)
             if not result.passed
         ]
-
-
-def to_case(row: Row, costs: Mapping[str, float]) -> Case:
-    """A checked row as a case. Raises TaskError for tests or a reference that do not compile."""
-    how, kind = scoring(row), row.get("class") or ""
-    common = {
-        "id": str(row["id"]),
-        "prompt": row["prompt"] if "prompt" in row else row["messages"],
-        "kind": kind,
-        "scoring": how,
-        "split": "guard" if row.get("kind") == "guard" else row.get("split") or "train",
-        "cost": float(row.get("cost", costs.get(kind, 1.0))),
-    }
-    if how != "code":
-        return Case(answer=str(row["expected"]), **common)
-    tests = row["tests"] if isinstance(row["tests"], str) else "\n".join(row["tests"])
-    reference = row.get("reference") or ""
-    return Case(answer=tests, reference=reference, check=to_check(tests, reference), **common)
-
-
-def to_check(tests: str, reference: str = "") -> CodeTask:
-    """The sandbox's task: tests may take the names that they use and do not bind; with a reference, those it defines.
-
-    Raises TaskError for source that does not compile, or tests that assert nothing.
-    """
-    CodeTask(tests, exports=())
-    try:
-        own = defined_names(tests) | imported_names(tests) | set(dir(builtins))
-        taken = (used_names(tests) - own) if not reference else (used_names(tests) & defined_names(reference))
-        return CodeTask(tests, exports=tuple(sorted(taken)), setup=imports_of(reference))
-    except SyntaxError as error:
-        raise TaskError(f"the reference does not compile: {error}") from error

@@ -127,7 +127,7 @@ def decide(
 ) -> Verdict:
     """The rule on plain numbers: gains (n,) and, by adjacent split, gains (m,): costs, negative where broken."""
     gains = np.asarray(gains, dtype=float)
-    gained, lost = float(gains[gains > 0].sum()), float(-gains[gains < 0].sum())
+    gained, lost = float(gains[gains > 0].sum()), float(np.abs(gains[gains < 0]).sum())
     numbers = {
         "net": gained - lost,
         "p_value": sign_flip_p(gains),

@@ -171,7 +171,7 @@ def start(tiny_llama, tiny_tokenizer, guarded, tmp_path):
     return run
 
 
-# random updates: some rounds pass by luck, some do not; in bfloat16 the guards may fail from the start
+# random updates: some rounds pass by luck, some do not
 LENIENT = Gate(alpha=0.9, allowed_guards=6, patience=None, failing_guards="leave out")
 
 
@@ -252,12 +252,11 @@ def test_skipped_rounds_are_not_judged_but_count_as_rounds_without_value(start):
 POINTS = 13  # run.json, the base's two, and 5 in each of 2 rounds
 
 
-@pytest.mark.parametrize("skip", [(), (1,)])
-def test_killed_at_any_point_a_gated_run_ends_as_if_undisturbed(start, monkeypatch, tmp_path, skip):
+def test_killed_at_any_point_a_gated_run_ends_as_if_undisturbed(start, monkeypatch, tmp_path):
     passed = []
 
     def call(name):
-        return start(name, rounds=2, gate=LENIENT, trainer=FakeTrainer(skip=skip), dtype=torch.bfloat16)
+        return start(name, rounds=2, gate=LENIENT, trainer=FakeTrainer(scale=4.0))
 
     def die_at(n):
         passed.clear()
@@ -272,7 +271,7 @@ def test_killed_at_any_point_a_gated_run_ends_as_if_undisturbed(start, monkeypat
 
     die_at(None)
     whole = call("whole")
-    assert len(passed) == POINTS and not all(row.merged for row in whole.rounds)
+    assert len(passed) == POINTS and sorted(decisions(whole)) == ["promote", "reject"]
     for n in range(POINTS):
         die_at(n)
         with pytest.raises(Killed):

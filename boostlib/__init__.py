@@ -9,6 +9,7 @@ from boostlib.classifier import SequenceClassifier, load_classifier
 from boostlib.errors import BoostError
 from boostlib.evaluate import Result, evaluate, paired_bootstrap
 from boostlib.export import export_bundle, export_merged, export_peft
+from boostlib.gate import Gate
 from boostlib.generate import encode, generate
 from boostlib.grpo import GRPO
 from boostlib.html_report import write_html
@@ -31,6 +32,7 @@ __all__ = [
     "BoostError",
     "Bundle",
     "CrossEntropy",
+    "Gate",
     "Ledger",
     "LowRankUpdate",
     "Preset",

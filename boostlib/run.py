@@ -16,6 +16,7 @@ from boostlib.basis import SVDBasis
 from boostlib.bundle import Bundle, open_record
 from boostlib.classifier import HEAD_FILE, SequenceClassifier, load_classifier
 from boostlib.errors import RunError
+from boostlib.gate import Gate
 from boostlib.identity import BoostConfig, check_identity, environment, run_identity
 from boostlib.ledger import Ledger
 from boostlib.models import load_model
@@ -39,6 +40,7 @@ class Run:
     config: BoostConfig
     basis: SVDBasis
     weights: Weights
+    gate: Gate | None = None
 
     @property
     def rounds(self) -> list[Round]:
@@ -66,7 +68,9 @@ class Run:
 
 
 @contextmanager
-def open_run(model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir: str | Path) -> Iterator[Run]:
+def open_run(
+    model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir: str | Path, gate: Gate | None = None
+) -> Iterator[Run]:
     """Start or continue the run in `run_dir`, holding its lock; the model ends up at the last recorded round.
 
     Whatever stops a round (Ctrl-C, an error) leaves the model as it was given, so that the same call continues the run.
@@ -74,7 +78,7 @@ def open_run(model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir
     """
     ledger = Ledger(run_dir)
     with ledger.locked():
-        identity = run_identity(model, task, trainer, config)
+        identity = run_identity(model, task, trainer, config, gate)
         rounds = ledger.verify()
         started = (ledger.dir / "run.json").exists() or ledger.path.exists()  # a ledger without run.json is an error
         if started:
@@ -87,7 +91,7 @@ def open_run(model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir
             ledger.create(
                 {"identity": identity, "basis": _basis_record(basis), "environment": environment(model.device)}
             )
-        run = Run(model, ledger, config, basis, Weights(model, list(basis), config.w0_device))
+        run = Run(model, ledger, config, basis, Weights(model, list(basis), config.w0_device), gate)
         run.weights.set(rebuild(ledger, basis, config.adapter, len(rounds)))
         _report_match(run, rounds)
         _HELD[model] = weakref.ref(run.weights)

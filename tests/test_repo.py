@@ -26,13 +26,14 @@ LAYERS = """
     rounds ledger
     sandbox
     tasks
+    paired gate judge
     sequences embedded models classifier
-    stop generate features evaluate pass_at_k metrics probe
+    stop generate features evaluate pass_at_k metrics probe grouping
     identity bundle run
     watch trl_trainer grpo supervised
     boost finetune
     presets methods
-    gate report
+    report
     plots plots_protein
     class_report card lora export html_report
     bench bench_sandbox bench_export

@@ -78,7 +78,7 @@ def _training(ledger: Ledger, rounds: Sequence[Round]) -> str:
     identity, failures = ledger.header["identity"], {id for row in rounds for id in row.failures if row.merged}
     adapter, task = identity["adapter"], identity["task"]
     numbers = sum(row.num_parameters for row in rounds if row.merged)
-    skipped = [f"round {row.index} ({row.skipped or 'not merged'})" for row in rounds if not row.merged]
+    skipped = [f"round {row.index} ({row.skipped or row.rejected})" for row in rounds if not row.merged]
     lines = [
         f"- Task: `{task['name']}`, settings `{json.dumps(task, sort_keys=True)}`.",
         f"- Trained on the model's own failures: {len(failures)} different examples over the merged rounds, "

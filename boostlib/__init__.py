@@ -3,11 +3,16 @@
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis, target_modules
 from boostlib.boost import boost
+from boostlib.bundle import Bundle
+from boostlib.class_report import class_report, plot_classes
 from boostlib.classifier import SequenceClassifier, load_classifier
 from boostlib.errors import BoostError
 from boostlib.evaluate import Result, evaluate, paired_bootstrap
+from boostlib.export import export_bundle, export_merged, export_peft
+from boostlib.gate import Gate
 from boostlib.generate import encode, generate
 from boostlib.grpo import GRPO
+from boostlib.html_report import write_html
 from boostlib.identity import BoostConfig
 from boostlib.ledger import Ledger
 from boostlib.models import load_model
@@ -25,7 +30,9 @@ __all__ = [
     "AdapterConfig",
     "BoostConfig",
     "BoostError",
+    "Bundle",
     "CrossEntropy",
+    "Gate",
     "Ledger",
     "LowRankUpdate",
     "Preset",
@@ -36,18 +43,24 @@ __all__ = [
     "SequenceClassifier",
     "TinyLoRA",
     "boost",
+    "class_report",
     "effective_rank",
     "encode",
     "epsilon_rank",
     "evaluate",
+    "export_bundle",
+    "export_merged",
+    "export_peft",
     "generate",
     "load_classifier",
     "load_model",
     "load_task",
     "paired_bootstrap",
+    "plot_classes",
     "preset",
     "replay",
     "subspace_overlap",
     "target_modules",
     "train_head",
+    "write_html",
 ]

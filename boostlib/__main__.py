@@ -1,4 +1,4 @@
-"""The command line: python -m boostlib reproduce | boost | report | replay | verify | bench | fetch | doctor."""
+"""The command line: python -m boostlib reproduce|boost|report|replay|verify|export|bench|fetch|doctor."""
 
 import argparse
 import logging
@@ -58,49 +58,90 @@ def _boost(args) -> None:
 
 
 def _report(args) -> None:
-    from boostlib.ledger import Ledger
+    from boostlib.bundle import open_record
     from boostlib.report import gains_table, provenance, rounds_table
 
-    ledgers = [Ledger(path) for path in args.run]
+    ledgers = [open_record(path) for path in args.run]
+    if args.html:
+        return _html(args, ledgers)
     for ledger in ledgers:
         print(f"{ledger.dir}  ({provenance([ledger])})\n{rounds_table(ledger).round(3).to_string()}\n")
     held_out = ledgers[0].header["identity"]["held_out"]
     for split in held_out:
         print(f"{split}, paired 95% bootstrap interval\n{gains_table({'all': ledgers}, split).round(3).T.to_string()}")
+    return None
+
+
+def _html(args, ledgers) -> None:
+    from boostlib.html_report import write_html
+
+    if len(ledgers) != 1:
+        raise BoostError(f"--html writes about one run, not {len(ledgers)}: call it once for each")
+    print(f"wrote {write_html(ledgers[0], _task_of(ledgers[0], args.data_dir), args.html)}")
+
+
+def _task_of(ledger, data_dir: str | None):
+    """The run's task by its recorded settings; None, with a warning, where its data are not to be had here."""
+    from boostlib.class_report import run_examples
+    from boostlib.tasks import load_task
+
+    settings = dict(ledger.header["identity"]["task"])
+    try:
+        task = load_task(settings.pop("name"), **settings, **({"data_dir": data_dir} if data_dir else {}))
+        for split in ledger.header["identity"]["data"]:
+            run_examples(ledger, task, split)
+        return task
+    except (BoostError, TypeError) as error:
+        logging.warning("no table of error classes: the run's task does not load here (%s)", error)
+        return None
 
 
 def _replay(args) -> None:
-    from boostlib.models import load_model
+    from boostlib.export import export_merged
     from boostlib.run import replay
 
-    model = replay(args.run, args.round)
     if args.save:
-        from boostlib.ledger import Ledger
+        print(f"saved to {export_merged(args.run, args.save, args.round)}")
+    else:
+        replay(args.run, args.round)
 
-        model.save_pretrained(args.save)
-        load_model(Ledger(args.run).header["identity"]["model"]["name"])[1].save_pretrained(args.save)
-        print(f"saved to {args.save}")
+
+def _export(args) -> None:
+    from boostlib.bundle import open_record
+    from boostlib.export import export_bundle, export_merged, export_peft
+
+    task = _task_of(open_record(args.run), args.data_dir) if args.merged or args.peft else None
+    if args.merged:
+        print(f"wrote {export_merged(args.run, args.merged, args.round, task=task)}")
+    if args.peft:
+        print(f"wrote {export_peft(args.run, args.peft, args.round, task=task)}")
+    if args.bundle:
+        file = export_bundle(args.run, args.bundle, args.round)
+        print(f"wrote {file}, {file.stat().st_size:,} bytes")
+    if not (args.merged or args.peft or args.bundle):
+        raise BoostError("export needs at least one of --merged DIR, --peft DIR and --bundle FILE")
 
 
 def _verify(args) -> None:
-    from boostlib.ledger import Ledger
-    from boostlib.run import replay
+    from boostlib.bundle import open_record
+    from boostlib.export import verify_weights
 
-    ledger = Ledger(args.run)
+    ledger = open_record(args.run)
     if args.repair:
         with ledger.locked():
             print(f"{args.run}: cut back to {ledger.repair()} good rounds; the old ledger is ledger.jsonl.bad")
     rounds = ledger.verify()
     print(f"{args.run}: {len(rounds)} rounds, every line and round file as written")
     if args.weights:
-        replay(args.run)
+        print(verify_weights(ledger).to_string())
 
 
 def _bench(args) -> None:
     from boostlib.bench import bench_rollout
+    from boostlib.bench_export import bench_export
     from boostlib.bench_sandbox import bench_sandbox
 
-    {"rollout": bench_rollout, "sandbox": bench_sandbox}[args.what](args.json)
+    {"rollout": bench_rollout, "sandbox": bench_sandbox, "export": bench_export}[args.what](args.json)
 
 
 def _fetch(args) -> None:
@@ -134,17 +175,26 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", help="where executed notebooks and figures go (default out/PRESET)")
     _boost_options(add("boost", _boost, "boost one model on one task, without a notebook"))
     sub = add("report", _report, "tables of one or several runs (seeds)")
-    sub.add_argument("run", nargs="+")
+    sub.add_argument("run", nargs="+", help="directory or bundle")
+    sub.add_argument("--html", metavar="FILE", help="write one self-contained page about one run instead")
+    sub.add_argument("--data-dir", help="folder of the task's data files, for its error classes")
     sub = add("replay", _replay, "rebuild the model after a round from the ledger: rollback")
-    sub.add_argument("run")
+    sub.add_argument("run", help="directory or bundle")
     sub.add_argument("--round", type=int, help="0 is the first, -1 the untrained model; default: the last")
     sub.add_argument("--save", metavar="DIR", help="write the rebuilt model as a plain transformers model")
-    sub = add("verify", _verify, "check a ledger line by line")
-    sub.add_argument("run")
-    sub.add_argument("--weights", action="store_true", help="also rebuild the weights and compare their hash")
+    sub = add("verify", _verify, "check a ledger, or a bundle, line by line")
+    sub.add_argument("run", help="directory or bundle")
+    sub.add_argument("--weights", action="store_true", help="also rebuild every round and compare its weights")
     sub.add_argument("--repair", action="store_true", help="cut a damaged ledger back to its last good round")
+    sub = add("export", _export, "release a run: a plain model, a PEFT LoRA, or one small file")
+    sub.add_argument("run", help="directory or bundle")
+    sub.add_argument("--merged", metavar="DIR", help="a plain transformers model")
+    sub.add_argument("--peft", metavar="DIR", help="one LoRA of all rounds")
+    sub.add_argument("--bundle", metavar="FILE", help="what replay needs, in kilobytes")
+    sub.add_argument("--round", type=int, help="0 is the first; default: the last")
+    sub.add_argument("--data-dir", help="folder of the task's data files, for the error classes in the card")
     sub = add("bench", _bench, "measure against named peers")
-    sub.add_argument("what", choices=("rollout", "sandbox"))
+    sub.add_argument("what", choices=("rollout", "sandbox", "export"))
     sub.add_argument("--json", metavar="FILE", help="write the measurements as JSON")
     add("fetch", _fetch, "install and convert the embedded models")
     add("doctor", _doctor, "what this machine can do")

@@ -116,6 +116,10 @@ class TinyLoRA:
         """The group of the index-th target module."""
         return index // self.config.n_tie
 
+    def groups(self) -> list[int]:
+        """The group of every target module in turn."""
+        return [self.group(index) for index in range(len(self.names))]
+
     def update(self) -> LowRankUpdate:
         """dW of every target module at the present v, detached, as B = U_J diag(S_J) R (out, r) and A = Vh_J (r, in).
 

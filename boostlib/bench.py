@@ -63,7 +63,7 @@ def bench_rollout(json_path: str | None = None, prompts: int = 16, new_tokens: i
         finally:
             adapter.attach(model)
 
-    seconds = _interleaved(
+    seconds = interleaved(
         {
             "plain model": plain,
             "folded": folded,
@@ -92,7 +92,7 @@ def _sync() -> None:
         torch.cuda.synchronize()
 
 
-def _interleaved(timings: dict[str, Callable[[], float]]) -> dict[str, float]:
+def interleaved(timings: dict[str, Callable[[], float]]) -> dict[str, float]:
     """Median seconds of each, one run of every kind after the other; the first pass warms up and is dropped."""
     seen: dict[str, list[float]] = {name: [] for name in timings}
     for repeat in tqdm(range(REPEATS + 1), desc="bench", unit="pass"):

@@ -8,7 +8,7 @@
 
 Step 1 of a round is the evaluation that closed the round before it. Departures: a round that could learn nothing is
 recorded with its reason and merges nothing; every round is on disk before the next begins, so a run can be stopped at
-any instant and continued by the same call.
+any instant and continued by the same call. Ours too, and off by default: a gate that merges only rounds that pay.
 """
 
 import logging
@@ -20,8 +20,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from boostlib.adapter import TinyLoRA
+from boostlib.errors import DataError
 from boostlib.evaluate import Result, evaluate
+from boostlib.gate import Gate
 from boostlib.identity import BoostConfig, round_seed
+from boostlib.judge import judge, require_sound_guards, stopped
 from boostlib.rounds import Base, Round, Scores, Training, pack_bits, pack_logits
 from boostlib.run import Run, open_run
 from boostlib.tasks.base import Example, Task
@@ -37,21 +40,30 @@ def boost(
     config: BoostConfig | None = None,
     run_dir: str | Path = "runs/boost",
     progress: bool = True,
+    gate: Gate | None = None,
 ) -> Run:
     """Boost `model` in place for `config.rounds` rounds, recording them in `run_dir`; continues what is there.
 
     trainer: anything with `settings()` and `train(model, tokenizer, task, examples, adapter, seed, on_step)`, such as
-    GRPO or CrossEntropy. Raises RunError where run_dir holds another run. Ctrl-C leaves a run that the same call
-    continues.
+    GRPO or CrossEntropy. gate: merge a round only where its rule says so (see gate.py); None, as in the paper, merges
+    all. Raises RunError where run_dir holds another run. Ctrl-C leaves a run that the same call continues.
     """
     config = config or BoostConfig()
-    with open_run(model, task, trainer, config, run_dir) as run:
+    if gate:
+        gate.check(task)
+        config = gate.scoring(config)
+    with open_run(model, task, trainer, config, run_dir, gate) as run:
         bar = tqdm(total=config.rounds, desc="rounds", unit="round", initial=len(run.rounds), disable=not progress)
         try:
             if run.base is None:
                 bar.set_postfix_str("evaluating the untrained model")
-                run.ledger.append(base_row(model, tokenizer, task, config, run.fingerprint(), progress))
+                base = base_row(model, tokenizer, task, config, run.fingerprint(), progress)
+                _require_sound_guards(run, task, base)
+                run.ledger.append(base)
             for t in range(len(run.rounds), config.rounds):
+                if stopped(run.rounds):
+                    _say(bar, f"stopped by the gate: {run.rounds[-1].extra['gate']['reason']}")
+                    break
                 failures = run.ledger.failures_after(t)  # 1 and 2
                 if not failures:
                     _say(bar, "nothing is answered wrongly any more: no failures left to train on")
@@ -104,17 +116,23 @@ def _train(run: Run, tokenizer, task: Task, trainer, failures: list[str], adapte
 def _merge_and_record(
     run: Run, tokenizer, task: Task, failures: list[str], adapter: TinyLoRA, trained: Training, bar
 ) -> None:
-    """Merge (unless nothing was learned), evaluate, and write the round's line: after it the round exists."""
+    """Merge (unless nothing was learned), evaluate, let the gate judge, and write the round's line: after it the round
+    exists."""
     last = run.rounds[-1] if run.rounds else run.base
     start = time.perf_counter()
-    update = adapter.update()
+    update, before = adapter.update(), run.weights.update
     retention = 1.0 if trained.skipped else run.weights.merge(update)
-    merged = time.perf_counter()
+    folded = time.perf_counter()
     scores = (
         _unchanged(last, failures)
         if trained.skipped
         else score_splits(run.model, tokenizer, task, run.config, not bar.disable)
     )
+    extra = _judged(run, task, failures, scores, trained)
+    merged = not trained.skipped and extra.get("gate", {}).get("decision", "promote") == "promote"
+    if not merged and not trained.skipped:  # rejected: the model and its scores are those before the round
+        run.weights.set(before)
+        scores = _unchanged(last, failures)
     row = Round(
         index=adapter.round,
         num_parameters=adapter.num_parameters,
@@ -125,17 +143,35 @@ def _merge_and_record(
         fold_retention=retention,
         seconds={
             "train": round(trained.seconds, 2),
-            "merge": round(merged - start, 2),
-            "evaluate": round(time.perf_counter() - merged, 2),
+            "merge": round(folded - start, 2),
+            "evaluate": round(time.perf_counter() - folded, 2),
         },
         seed=round_seed(run.config.seed, adapter.round),
         v_sha256=run.ledger.v_sha256(adapter.round),
-        weights_fingerprint=last.weights_fingerprint if trained.skipped else run.fingerprint(),
+        weights_fingerprint=run.fingerprint() if merged else last.weights_fingerprint,
+        extra=extra,
         **fixed_and_broken(failures, scores),
         **trained.record(),
     )
     run.ledger.append(row)
     _tell(bar, row)
+
+
+def _judged(run: Run, task: Task, failures: list[str], scores: dict, trained: Training) -> dict:
+    """What a gate adds to a round's line; nothing without one."""
+    if not run.gate:
+        return {}
+    return {"gate": judge(run.gate, task, run.base, run.rounds, failures, scores, trained.skipped)}
+
+
+def _require_sound_guards(run: Run, task: Task, base: Base) -> None:
+    """An untrained model that fails its guards leaves no run behind."""
+    if run.gate:
+        try:
+            require_sound_guards(run.gate, task, base)
+        except DataError:
+            run.ledger.discard()
+            raise
 
 
 def score_splits(model: nn.Module, tokenizer, task: Task, config: BoostConfig, progress: bool = True) -> dict:
@@ -175,7 +211,7 @@ def fixed_and_broken(failures: list[str], scores: dict) -> dict:
 
 
 def _unchanged(last: Base | Round, failures: list[str]) -> dict:
-    """A skipped round changed no weight: the scores are the last ones."""
+    """A skipped or rejected round changed no weight: the scores are the last ones."""
     return {
         "failures": failures,
         "train_accuracy": last.train_accuracy,
@@ -192,6 +228,8 @@ def _pick(examples: Sequence[Example], ids: list[str]) -> list[Example]:
 def _tell(bar, row: Round) -> None:
     if row.skipped:
         log.warning("round %d skipped: %s", row.index, row.skipped)
+    elif row.rejected:
+        log.warning("round %d not merged: %s", row.index, row.rejected)
     elif row.fold_retention < 0.9:
         log.warning(
             "round %d: only %.0f%% of the update survived the cast to the model's dtype; load the model with "

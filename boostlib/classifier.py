@@ -11,7 +11,7 @@ another model.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -81,9 +81,16 @@ class SequenceClassifier(nn.Module):
         """Read what `save_head` wrote. Raises RunError where it is damaged or was made for another encoder."""
         path = Path(folder) / HEAD_FILE
         try:
-            self.head.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as error:
+            self.set_head(load_file(path), path)
+        except (OSError, SafetensorError) as error:
             raise RunError(f"{path} is no head of this model ({str(error).splitlines()[0]}): restore it") from error
+
+    def set_head(self, state: Mapping[str, Tensor], where: str | Path) -> None:
+        """Take the head's numbers from `state`, found in `where`. Raises RunError where they do not fit."""
+        try:
+            self.head.load_state_dict(state)
+        except RuntimeError as error:
+            raise RunError(f"{where} is no head of this model ({str(error).splitlines()[0]}): restore it") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """The encoder as a plain transformers model, and the head beside it: `load_classifier(folder)` reads both."""

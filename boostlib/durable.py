@@ -1,6 +1,9 @@
-"""Files that exist whole or not at all, whenever the process dies."""
+"""Files and directories that exist whole or not at all, whenever the process dies."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from boostlib.errors import RunError
@@ -16,11 +19,44 @@ def write_durably(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         reached(f"before renaming {path.suffix}")
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        _flush(path.parent)
     except OSError as error:
         raise disk_error(path, error) from error
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A scratch folder beside `target` to write into; it becomes `target` when all went well, and goes otherwise.
+
+    Raises RunError where `target` exists or cannot be written. A process killed inside leaves a hidden `.NAME-...`.
+    """
+    require_absent(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+            folder = Path(scratch) / target.name
+            folder.mkdir()
+            yield folder
+            for path in (*folder.rglob("*"), folder):
+                _flush(path)
+            reached("before renaming the directory")
+            require_absent(target)  # one that appeared meanwhile
+            os.rename(folder, target)
+            _flush(target.parent)
+    except OSError as error:
+        raise disk_error(target, error) from error
+
+
+def require_absent(target: Path) -> None:
+    """Raises RunError where something, even a dangling link, has the name `target`."""
+    if os.path.lexists(target):
+        raise RunError(f"{target} exists already and is never overwritten: remove it, or give another name")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
 
 
 def reached(point: str) -> None:

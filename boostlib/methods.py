@@ -84,7 +84,7 @@ def run_method(chosen: Preset, run_dir: str | Path, data_dir: str | None = None,
     model, tokenizer, task = prepare(chosen, data_dir, run_dir)
     if full:
         return finetune(model, tokenizer, task, chosen.trainer, chosen.boost, run_dir)
-    return boost(model, tokenizer, task, chosen.trainer, chosen.boost, run_dir).ledger
+    return boost(model, tokenizer, task, chosen.trainer, chosen.boost, run_dir, gate=chosen.gate).ledger
 
 
 def recorded_runs(folder: str | Path, section: str, preset: str) -> Mapping[str, Sequence[Ledger]]:

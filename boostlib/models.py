@@ -48,10 +48,27 @@ def load_model(
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(load_error(name, error, generates=True)) from error
     model.config._name_or_path = model.name_or_path = name
+    return model.eval(), _ready(tokenizer)
+
+
+def load_tokenizer(name: str, generates: bool = True) -> PreTrainedTokenizerBase:
+    """The tokenizer alone of the language model `name`, or (generates=False) of an encoder.
+
+    Raises ModelError as `load_model` does.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(weights_source(name))
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(load_error(name, error, generates)) from error
+    return _ready(tokenizer) if generates else tokenizer
+
+
+def _ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """With a padding token, and padding on the left, as generation needs."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    return model.eval(), tokenizer
+    return tokenizer
 
 
 def default_device() -> torch.device:

@@ -10,10 +10,12 @@ alone (see data/runs/README.md).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from boostlib.adapter import AdapterConfig
 from boostlib.errors import BoostError
+from boostlib.gate import Gate
 from boostlib.grpo import GRPO
 from boostlib.identity import BoostConfig
 from boostlib.supervised import CrossEntropy
@@ -32,6 +34,7 @@ class Preset:
     dtype: str = "auto"
     full_learning_rate: float = 1e-6  # of the full fine-tuning baseline
     sizes: Mapping[int, tuple[int, int, float]] = field(default_factory=dict)  # numbers: (n_tie, u, learning rate)
+    gate: Gate | None = None  # None: every round is merged, as in the paper
     also: tuple[str, ...] = ()  # other tasks that the base and the boosted model are scored on at the end
 
     def with_seed(self, seed: int) -> "Preset":
@@ -163,6 +166,31 @@ BINDING = {
         sizes={},
     ),
     "paper": PROTEIN["paper"],
+}
+
+# a worked incident: failures of SmolLM2 in three classes with costs, guards, and held-out cases (data/incident)
+_INCIDENT = {"path": str(Path(__file__).resolve().parent.parent / "data" / "incident"), "stop": "\n"}
+
+MAINTENANCE = {
+    "smoke": replace(
+        MATH["smoke"],
+        task="error_log",
+        task_options={**_INCIDENT, "max_new_tokens": 4, "limits": {"train": 32, "guard": 12, "test": 12}},
+        gate=Gate(adjacent=("test",), alpha=0.6, allowed_guards=1),  # two steps on 32 cases: too few to tell from luck
+    ),
+    "demo": replace(
+        MATH["demo"],
+        task="error_log",
+        task_options={**_INCIDENT, "max_new_tokens": 4},
+        boost=replace(MATH["demo"].boost, rounds=4),
+        gate=Gate(adjacent=("test",), allowed_guards=1),
+    ),
+    "lab": replace(
+        MATH["lab"],
+        task="error_log",
+        task_options={**_INCIDENT, "max_new_tokens": 4},
+        gate=Gate(adjacent=("test",), allowed_guards=1, patience=4),
+    ),
 }
 
 SECTIONS = {"math": MATH, "code": CODE, "protein": PROTEIN, "binding": BINDING}

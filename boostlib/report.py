@@ -20,7 +20,7 @@ def rounds_table(ledger: Ledger) -> pd.DataFrame:
     for row in ledger.rounds:
         rows.append(
             {
-                "round": row.index if row.merged else f"{row.index} (skipped)",
+                "round": row.index if row.merged else f"{row.index} ({'rejected' if row.rejected else 'skipped'})",
                 "failures": len(row.failures),
                 "fixed": len(row.fixed),
                 "broken": len(row.broken),

@@ -110,7 +110,17 @@ class Round:
     @property
     def merged(self) -> bool:
         """Whether this round changed the weights."""
-        return not self.skipped
+        return not self.skipped and self.decision in ("", "promote")
+
+    @property
+    def decision(self) -> str:
+        """What a gate decided: promote, reject or stop; empty in a run without a gate."""
+        return self.extra.get("gate", {}).get("decision", "")
+
+    @property
+    def rejected(self) -> str:
+        """Why a gate did not merge a round that had learned something; empty otherwise."""
+        return "" if self.merged or self.skipped else self.extra["gate"]["reason"]
 
 
 def restore(kind: type, row: dict[str, Any]):

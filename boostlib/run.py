@@ -13,8 +13,10 @@ from torch import nn
 
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis
+from boostlib.bundle import Bundle, open_record
 from boostlib.classifier import HEAD_FILE, SequenceClassifier, load_classifier
 from boostlib.errors import RunError
+from boostlib.gate import Gate
 from boostlib.identity import BoostConfig, check_identity, environment, run_identity
 from boostlib.ledger import Ledger
 from boostlib.models import load_model
@@ -38,6 +40,7 @@ class Run:
     config: BoostConfig
     basis: SVDBasis
     weights: Weights
+    gate: Gate | None = None
 
     @property
     def rounds(self) -> list[Round]:
@@ -65,7 +68,9 @@ class Run:
 
 
 @contextmanager
-def open_run(model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir: str | Path) -> Iterator[Run]:
+def open_run(
+    model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir: str | Path, gate: Gate | None = None
+) -> Iterator[Run]:
     """Start or continue the run in `run_dir`, holding its lock; the model ends up at the last recorded round.
 
     Whatever stops a round (Ctrl-C, an error) leaves the model as it was given, so that the same call continues the run.
@@ -73,7 +78,7 @@ def open_run(model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir
     """
     ledger = Ledger(run_dir)
     with ledger.locked():
-        identity = run_identity(model, task, trainer, config)
+        identity = run_identity(model, task, trainer, config, gate)
         rounds = ledger.verify()
         started = (ledger.dir / "run.json").exists() or ledger.path.exists()  # a ledger without run.json is an error
         if started:
@@ -86,7 +91,7 @@ def open_run(model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir
             ledger.create(
                 {"identity": identity, "basis": _basis_record(basis), "environment": environment(model.device)}
             )
-        run = Run(model, ledger, config, basis, Weights(model, list(basis), config.w0_device))
+        run = Run(model, ledger, config, basis, Weights(model, list(basis), config.w0_device), gate)
         run.weights.set(rebuild(ledger, basis, config.adapter, len(rounds)))
         _report_match(run, rounds)
         _HELD[model] = weakref.ref(run.weights)
@@ -100,7 +105,7 @@ def open_run(model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir
 def _back_to_w0(model: nn.Module, ledger: Ledger, identity: dict[str, Any]) -> dict[str, Any]:
     """The identity of `model`, put back to W0 where it is this very run that moved it away from there."""
     wanted = ledger.header["identity"]["model"]["fingerprint"]
-    held = _HELD[model]() if model in _HELD else None
+    held = _held(model)
     if held is None or identity["model"]["fingerprint"] == wanted:
         return identity
     present = held.update
@@ -114,7 +119,15 @@ def _back_to_w0(model: nn.Module, ledger: Ledger, identity: dict[str, Any]) -> d
 
 def rebuild(ledger: Ledger, basis: SVDBasis, adapter: AdapterConfig, count: int) -> LowRankUpdate:
     """The update of the first `count` rounds, from their recorded numbers and plans alone."""
-    total = LowRankUpdate()
+    rounds = rebuilt_rounds(ledger, basis, adapter, count)
+    return sum((one.update() for one in rounds), start=LowRankUpdate())
+
+
+def rebuilt_rounds(ledger: Ledger, basis: SVDBasis, adapter: AdapterConfig, count: int) -> Iterator[TinyLoRA]:
+    """The adapter of each merged round among the first `count`, with its numbers; the others add nothing.
+
+    From a bundle, every round is compared with its sketch: raises RunError where one was rebuilt wrongly.
+    """
     for row in ledger.rounds[:count]:
         if row.merged:
             recorded = ledger.load_v(row.index)
@@ -122,47 +135,86 @@ def rebuild(ledger: Ledger, basis: SVDBasis, adapter: AdapterConfig, count: int)
                 raise RunError(f"{ledger.v_path(row.index)} is missing or damaged: round {row.index} cannot be rebuilt")
             one = TinyLoRA(basis, adapter, row.index, row.plan)
             one.v.data.copy_(recorded[0])
-            total = total + one.update()
-    return total
+            if isinstance(ledger, Bundle):
+                ledger.require_sketch(row.index, one.update(), one.groups())
+            yield one
 
 
 def replay(run_dir: str | Path, round: int | None = None, model: nn.Module | None = None) -> nn.Module:
     """The model after `round` (default: the last; -1: untrained), rebuilt from the ledger: W0 + rounds 0..round.
 
-    model: the run's untrained model, where it cannot be loaded by its recorded name. Bit for bit where the basis,
-    device type, versions and thread count are the run's (the log says so), else within 1e-5 relative.
+    run_dir: a run's directory, or a bundle. model: the run's untrained model, where it cannot be loaded by its recorded
+    name, or the model that `boost` gave back: it goes back to W0 first. Bit for bit where the basis, device type,
+    versions and thread count are the run's (the log says so), else within 1e-5 relative.
     """
-    ledger = Ledger(run_dir)
+    return replay_run(open_record(run_dir), round, model).model
+
+
+def replay_run(ledger: Ledger, round: int | None = None, model: nn.Module | None = None) -> Run:
+    """`replay`, with all that a run has: its update and its basis are what exports are made of."""
     identity, rounds = ledger.header["identity"], ledger.verify()
-    last = len(rounds) - 1
+    count = rounds_until(ledger, round)
+    if not isinstance(identity["adapter"], dict):
+        raise RunError(f"{ledger.dir} is a full fine-tuning: its weights are not in the ledger and cannot be rebuilt")
+    model = load_recorded(ledger)[0] if model is None else _given_model(model, ledger)
+    adapter = AdapterConfig(**identity["adapter"])
+    basis = SVDBasis.from_model(model, adapter.basis_rank(max(len(rounds), 1)), identity["targets"])
+    held = _held(model)
+    weights = held if held and list(held.modules) == list(basis) else Weights(model, list(basis))
+    run = Run(model, ledger, BoostConfig(rounds=max(len(rounds), 1), adapter=adapter), basis, weights)
+    run.weights.set(rebuild(ledger, basis, adapter, count))
+    _HELD[model] = weakref.ref(run.weights)  # whoever keeps the run can roll its model back in place
+    _report_match(run, rounds[:count])
+    return run
+
+
+def rounds_until(ledger: Ledger, round: int | None) -> int:
+    """How many rounds there are up to `round` (None: the last; -1: none). Raises RunError where it does not exist."""
+    last = len(ledger.rounds) - 1
     round = last if round is None else round
     if not -1 <= round <= last:
-        raise RunError(f"{run_dir} has rounds 0 to {last} (-1: untrained), not {round}")
-    if model is None:
-        model, _ = load_recorded(ledger)
-    elif isinstance(model, SequenceClassifier):
-        model.load_head(ledger.dir)
-    if fingerprint_tensors(model.named_parameters()) != identity["model"]["fingerprint"]:
-        raise RunError(f"this is not the model that {run_dir} started from: pass {identity['model']['name']}")
-    if not isinstance(identity["adapter"], dict):
-        raise RunError(f"{run_dir} is a full fine-tuning: its weights are not in the ledger and cannot be rebuilt")
-    adapter = AdapterConfig(**identity["adapter"])
-    basis = SVDBasis.from_model(model, adapter.basis_rank(max(last + 1, 1)), identity["targets"])
-    config = BoostConfig(rounds=max(last + 1, 1), adapter=adapter)
-    run = Run(model, ledger, config, basis, Weights(model, list(basis)))
-    run.weights.set(rebuild(ledger, basis, adapter, round + 1))
-    _report_match(run, rounds[: round + 1])
-    return model
+        raise RunError(f"{ledger.dir} has rounds 0 to {last} (-1: untrained), not {round}")
+    return round + 1
 
 
 def load_recorded(ledger: Ledger):
     """(model, tokenizer) that a run started from, by its recorded name; a classifier with the run's head."""
     name, dtype = (ledger.header["identity"]["model"][key] for key in ("name", "dtype"))
-    if not (ledger.dir / HEAD_FILE).is_file():
-        return load_model(name, dtype=dtype)
-    model, tokenizer = load_classifier(name, dtype=dtype)
-    model.load_head(ledger.dir)
-    return model, tokenizer
+    classifier = has_head(ledger)
+    model, tokenizer = (load_classifier if classifier else load_model)(name, dtype=dtype)
+    return _given_model(model, ledger), tokenizer
+
+
+def has_head(ledger: Ledger) -> bool:
+    """Whether the run is of a classifier, whose head was trained for it."""
+    return bool(ledger.head()) if isinstance(ledger, Bundle) else (ledger.dir / HEAD_FILE).is_file()
+
+
+def _given_model(model: nn.Module, ledger: Ledger) -> nn.Module:
+    """`model` at W0, with the run's head. Raises RunError, by its fingerprint, where the run began with another one."""
+    if isinstance(model, SequenceClassifier):
+        if isinstance(ledger, Bundle):
+            model.set_head(ledger.head() or {}, ledger.path)
+        else:
+            model.load_head(ledger.dir)
+    wanted = ledger.header["identity"]["model"]
+    held = _held(model)
+    present = held.update if held else None
+    if held:
+        held.set(LowRankUpdate())
+    found = fingerprint_tensors(model.named_parameters())
+    if found != wanted["fingerprint"]:
+        if held:
+            held.set(present)
+        raise RunError(
+            f"this is not the model that {ledger.dir} started from (its fingerprint is {found[:12]}, the run's "
+            f"{wanted['fingerprint'][:12]}): pass {wanted['name']} in {wanted['dtype']}, untrained"
+        )
+    return model
+
+
+def _held(model: nn.Module) -> Weights | None:
+    return _HELD[model]() if model in _HELD else None
 
 
 def _basis_record(basis: SVDBasis) -> dict[str, Any]:

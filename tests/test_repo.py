@@ -26,14 +26,17 @@ LAYERS = """
     rounds ledger
     sandbox
     tasks
+    paired gate judge
     sequences embedded models classifier
-    stop generate features evaluate pass_at_k metrics probe
-    identity run
+    stop generate features evaluate pass_at_k metrics probe grouping
+    identity bundle run
     watch trl_trainer grpo supervised
     boost finetune
     presets methods
-    gate report bench bench_sandbox
+    report
     plots plots_protein
+    class_report card lora export html_report
+    bench bench_sandbox bench_export
     reproduce doctor
     __init__
     __main__

@@ -1,12 +1,16 @@
 """The promises of the core on the real embedded model: every target module of SmolLM2, 12 numbers a round."""
 
 import copy
+import time
 
 import pytest
 import torch
+from recorded import recorded_run
 
-from boostlib import AdapterConfig, LowRankUpdate, SVDBasis, TinyLoRA, epsilon_rank, load_model
+from boostlib import AdapterConfig, LowRankUpdate, SVDBasis, TinyLoRA, epsilon_rank, export_bundle, load_model, replay
+from boostlib.bundle import open_record
 from boostlib.embedded import installed_weights
+from boostlib.run import replay_run
 from boostlib.stable import fingerprint_tensors, philox
 from boostlib.update import Weights
 
@@ -92,3 +96,23 @@ def test_a_hundred_fold_cycles_in_bf16_leave_every_bit(basis):
             pass
     adapter.detach()
     assert fingerprint_tensors(model.named_parameters()) == before
+
+
+def test_rollback_from_round_20_to_round_7_is_bit_identical(tmp_path):
+    """Rounds count from 0 in the ledger: after round 20 is index 19, after round 7 index 6.
+
+    The seconds are printed and not asserted: they say as much about the machine.
+    """
+    model, _ = load_model("smollm2", dtype="fp32", device="cpu")
+    ledger = recorded_run(tmp_path / "run", model, AdapterConfig(n_tie=18), 20, scale=SIZE, hashed=(6, 19))
+    file = export_bundle(ledger.dir, tmp_path / "run.bundle", model=model)
+    for record in (ledger.dir, file):
+        model, _ = load_model("smollm2", dtype="fp32", device="cpu")
+        last = replay_run(open_record(record), 19, model)
+        assert last.fingerprint() == ledger.rounds[19].weights_fingerprint
+        start, worked = time.perf_counter(), time.process_time()
+        assert replay(record, 6, model) is model
+        seconds, worked = time.perf_counter() - start, time.process_time() - worked
+        size = f"bundle {file.stat().st_size:,} bytes"
+        print(f"\nrollback from round 20 to 7 by {record.name}: {seconds:.2f} s, {worked:.2f} s of CPU; {size}")
+        assert last.fingerprint() == ledger.rounds[6].weights_fingerprint

@@ -9,6 +9,7 @@ from boostlib.errors import BoostError
 from boostlib.tasks.arithmetic import Arithmetic
 from boostlib.tasks.base import Example, LabelTask, Score, SplitTask, Task, TextTask
 from boostlib.tasks.binding import Binding
+from boostlib.tasks.error_log import ErrorLog
 from boostlib.tasks.gsm8k import GSM8K
 from boostlib.tasks.humaneval import HumanEval
 from boostlib.tasks.math500 import Math500
@@ -29,6 +30,7 @@ TASKS: dict[str, type[SplitTask]] = {
     "humaneval": HumanEval,
     "synthetic_binding": SyntheticBinding,
     "binding": Binding,
+    "error_log": ErrorLog,
 }
 
 

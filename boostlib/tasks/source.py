@@ -74,6 +74,12 @@ def imports_of(source: str) -> str:
     return "\n".join(map(ast.unparse, imports))
 
 
+def imported_names(source: str) -> set[str]:
+    """Names that imports bind anywhere in `source`."""
+    imports = (n for n in ast.walk(_parse(source)) if isinstance(n, (ast.Import, ast.ImportFrom)))
+    return {(name.asname or name.name).split(".")[0] for node in imports for name in node.names}
+
+
 def split_tests(tests: str) -> list[str]:
     """`tests` once per assert, without the others: those at the top level, or those of `check` where it is defined."""
     tree = _parse(tests)

@@ -1,0 +1,171 @@
+"""Reading and checking the rows of an error log: everything that is wrong with a file, in one message.
+
+    id        text or whole number, unique in the log             prompt    raw text, or
+    expected  text or number, or                                  messages  [{"role": ..., "content": ...}, ...]
+    tests     source, or a list of asserts                        reference  a program that passes `tests` (optional)
+    score     exact (default), number, regex, label; code where there are tests
+    class     groups cases in reports and costs                   cost      positive number, default 1
+    kind      "failure" (default), or "guard": must not break     split     train, guard or test; default by kind
+
+Other fields are the user's own and are left alone. A message lists the first 20 problems with their lines and counts
+the rest.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from boostlib.errors import DataError
+from boostlib.tasks.answers import as_number
+from boostlib.tasks.rows import Row
+
+SCORES = ("exact", "number", "regex", "label", "code")
+SPLITS = ("train", "guard", "test")
+SHOWN = 20
+Numbered = tuple[str, Row]  # where it stands, and the row
+Problem = tuple[str, str]  # where, and what is wrong
+
+
+def read_log(path: Path) -> tuple[list[Numbered], list[Problem]]:
+    """(rows, problems) of a jsonl file, or of all in a folder by name; blank lines are skipped.
+
+    Raises DataError where there is no such file, it cannot be read, or it holds no row.
+    """
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    rows, problems = [], []
+    for file in files:
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"the error log {file} cannot be read: {error}; give `path` of a jsonl file") from error
+        for number, line in enumerate(lines, 1):
+            where = f"{file.name}, line {number}" if path.is_dir() else f"line {number}"
+            if line.strip():
+                row, problem = _parse(line)
+                problems += [(where, problem)] if problem else []
+                rows += [] if problem else [(where, row)]
+    if not rows and not problems:
+        raise DataError(f"the error log {path} holds no case: it should hold one JSON object a line")
+    return rows, problems
+
+
+def _parse(line: str) -> tuple[Any, str]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        return None, f"not JSON: {error.msg} at column {error.colno}: {line.strip()[:40]!r}"
+    return row, "" if isinstance(row, dict) else f"a JSON object is expected, not a {type(row).__name__}"
+
+
+def check_rows(rows: Sequence[Numbered]) -> list[Problem]:
+    """Everything that is wrong with the fields of the rows, and ids that occur twice."""
+    problems = [(where, problem) for where, row in rows for problem in check_row(row)]
+    ids = Counter(str(row.get("id")) for _, row in rows if "id" in row)
+    first: dict[str, str] = {}
+    for where, row in rows:
+        id = str(row.get("id"))
+        if ids[id] > 1 and first.setdefault(id, where) != where:
+            problems.append((where, f"the id '{id}' is that of {first[id]} already"))
+    return problems
+
+
+def complain(problems: Sequence[Problem], path: object) -> None:
+    """Raises DataError that lists `problems`, the first `SHOWN` of them, where there are any."""
+    if problems:
+        in_order = sorted(problems, key=lambda problem: _place(problem[0]))
+        lines = [f"  {where}: {what}" for where, what in in_order[:SHOWN]]
+        more = [f"  and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise DataError("\n".join([f"the error log {path} has {count}; correct these lines:", *lines, *more]))
+
+
+def _place(where: str) -> tuple[str, int]:
+    file, _, number = where.rpartition(" ")
+    return file, int(number)
+
+
+def check_row(row: Row) -> Iterator[str]:
+    """What is wrong with one row; nothing where it is sound."""
+    if isinstance(row.get("id"), bool) or not isinstance(row.get("id"), (str, int)) or not str(row["id"]).strip():
+        yield f"'id' should be a text or a whole number, not {row.get('id')!r}"
+    if ("prompt" in row) == ("messages" in row):
+        yield "give either 'prompt', a text, or 'messages', a chat"
+    elif "prompt" in row and not _is_text(row["prompt"]):
+        yield f"'prompt' should be a non-empty text, not {_short(row['prompt'])}"
+    elif "messages" in row and not _is_chat(row["messages"]):
+        yield f"'messages' should be a chat that ends with the user's message, not {_short(row['messages'])}"
+    for name in ("class", "reference"):
+        if name in row and row[name] is not None and not isinstance(row[name], str):
+            yield f"'{name}' should be a text, not {row[name]!r}"
+    if "cost" in row and not is_cost(row["cost"]):
+        yield f"'cost' should be a positive number, not {row['cost']!r}"
+    yield from _check_kind(row)
+    yield from _check_answer(row)
+
+
+def _check_kind(row: Row) -> Iterator[str]:
+    kind, split = row.get("kind", "failure"), row.get("split")
+    if kind not in ("failure", "guard"):
+        yield f"'kind' should be 'failure' or 'guard', not {kind!r}"
+    elif split is not None and split not in SPLITS:
+        yield f"'split' should be one of {', '.join(SPLITS)}, not {split!r}"
+    elif kind == "guard" and split not in (None, "guard"):
+        yield f"a guard cannot be in split {split!r}"
+
+
+def _check_answer(row: Row) -> Iterator[str]:
+    score = scoring(row)
+    if score not in SCORES:
+        yield f"'score' should be one of {', '.join(SCORES)}, not {score!r}"
+    elif score == "code":
+        tests = row.get("tests")
+        lines = tests if isinstance(tests, list) else [tests]
+        if not lines or not all(map(_is_text, lines)):
+            yield f"'tests' should be source or a list of asserts, not {_short(tests)}"
+    elif "tests" in row:
+        yield f"'tests' are scored by code, not by {score!r}: leave one of them out"
+    elif not isinstance(row.get("expected"), (str, int, float)) or isinstance(row["expected"], bool):
+        yield f"'expected' should be a text or a number, not {row.get('expected')!r}"
+    elif not str(row["expected"]).strip():
+        yield "'expected' is empty"
+    else:
+        yield from _check_expected(score, str(row["expected"]))
+
+
+def _check_expected(score: str, expected: str) -> Iterator[str]:
+    if score == "regex":
+        try:
+            re.compile(expected)
+        except re.error as error:
+            yield f"'expected' is no regular expression: {error}: {expected!r}"
+    if score == "number" and as_number(expected) is None and not re.search(r"[0-9\\]", expected):
+        yield f"'expected' should be a number or a formula, not {expected!r}"
+
+
+def scoring(row: Row) -> Any:
+    """How a row asks to be scored."""
+    return row.get("score", "code" if "tests" in row else "exact")
+
+
+def is_cost(value: object) -> bool:
+    """Whether `value` can be the cost of a case: a positive, finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_chat(value: object) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    sound = all(isinstance(m, dict) and set(m) == {"role", "content"} and all(map(_is_text, m.values())) for m in value)
+    return sound and value[-1]["role"] == "user"
+
+
+def _short(value: object) -> str:
+    return repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."

@@ -158,7 +158,8 @@ def plot_outcomes(failures: Sequence[int], fixed: Sequence[int], broken: Sequenc
     ax.set(xlabel="round", ylabel="training examples")
     ax.xaxis.set_major_locator(_whole_numbers())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{abs(y):g}"))
-    middle = {"still wrong": fixed[-1] + left[-1] / 2, "fixed": fixed[-1] / 2, "broken": -broken[-1] / 2}
+    k = max((i for i in x if fixed[i] or broken[i]), default=-1)  # the last round that has bars to name
+    middle = {"still wrong": fixed[k] + left[k] / 2, "fixed": fixed[k] / 2, "broken": -broken[k] / 2}
     inks = ("#707070", FIXED, BROKEN)
     _label_right(ax, [(label, y, ink) for (label, y), ink in zip(middle.items(), inks, strict=True)])
     return ax

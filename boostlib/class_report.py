@@ -3,8 +3,9 @@
     gain = mean(after - before)        cost saved = sum_i c_i (after_i - before_i)        over the examples of a class
 
 A class is `Example.kind`. "before" is the untrained model, "after" the model after the last round. c_i comes from
-`task.costs`, a mapping of ids or classes to numbers, where the task has one, and is 1 otherwise. Intervals are paired
-95% bootstrap intervals within the class: an example's two outcomes stay together.
+`task.costs`, a mapping of ids or classes to numbers, where the task has one, else from the example's own `cost` (an
+error log's cases have one), and is 1 otherwise. Intervals are paired 95% bootstrap intervals within the class: an
+example's two outcomes stay together.
 
 The train split is what rounds were trained on: its gains are no estimate for new cases; the held-out splits are. A
 class of a few examples has a wide interval, and one whose outcomes all moved alike a degenerate one (low = high).
@@ -40,7 +41,7 @@ def class_report(ledger: Ledger, task: Task) -> pd.DataFrame:
     rows = []
     for split, examples in splits.items():
         before, after = _outcomes(ledger, split, examples)
-        paid = np.array([costs.get(e.id, costs.get(_class(e), 1.0)) for e in examples])
+        paid = np.array([costs.get(e.id, costs.get(_class(e), getattr(e, "cost", 1.0))) for e in examples])
         rows += _split_rows(split, np.array([_class(e) for e in examples]), before, after, paid)
     return pd.DataFrame(rows).set_index(["split", "class"])
 

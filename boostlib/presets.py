@@ -176,7 +176,8 @@ MAINTENANCE = {
         MATH["smoke"],
         task="error_log",
         task_options={**_INCIDENT, "max_new_tokens": 4, "limits": {"train": 32, "guard": 12, "test": 12}},
-        gate=Gate(adjacent=("test",), alpha=0.6, allowed_guards=1),  # two steps on 32 cases: too few to tell from luck
+        trainer=replace(MATH["smoke"].trainer, max_steps=4),
+        gate=Gate(adjacent=("test",), alpha=0.6, allowed_guards=1),  # four steps on 32 cases: too few to tell from luck
     ),
     "demo": replace(
         MATH["demo"],

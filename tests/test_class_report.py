@@ -8,6 +8,7 @@ import pytest
 from helpers import FakeTrainer, ParityTask, config
 
 from boostlib import BoostError, Ledger, boost, class_report, evaluate, plot_classes
+from boostlib.tasks.base import Example
 
 
 @dataclass
@@ -65,6 +66,22 @@ def test_costs_weigh_each_failure_by_its_id_or_else_its_class(run, found):
         assert row["cost after"] == pytest.approx((paid * ~after)[of].sum())
         assert row["cost saved"] == pytest.approx(row["cost before"] - row["cost after"])
         assert row["saved low"] <= row["cost saved"] <= row["saved high"]
+
+
+def test_an_examples_own_cost_counts_where_the_task_names_none(run, found):
+    @dataclass(frozen=True)
+    class Priced(Example):
+        cost: float = 7.0
+
+    class Cases(Kinds):
+        def split(self, name):
+            return [Priced(**vars(example)) for example in super().split(name)]
+
+    _, _, before, _ = found["train"]
+    assert (
+        class_report(run.ledger, Cases(train=30, test=18)).loc[("train", "(all)"), "cost before"]
+        == 7.0 * (~before).sum()
+    )
 
 
 def test_unknown_names_in_costs_are_all_listed(run):

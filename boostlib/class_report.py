@@ -53,7 +53,7 @@ def plot_classes(df: pd.DataFrame, split: str | None = None, ax=None):
     """
     import matplotlib.pyplot as plt  # here alone: the tables need no matplotlib
 
-    from boostlib.plots import BROKEN, COLORS, FIXED, GREY, SIZE
+    from boostlib.plot_style import BROKEN, COLORS, FIXED, GREY, SIZE
 
     split = split or df.index.get_level_values("split")[-1]
     rows = df.loc[split]

@@ -22,7 +22,8 @@ from boostlib.class_report import class_report, plot_classes
 from boostlib.durable import write_durably
 from boostlib.errors import BoostError, RunError
 from boostlib.ledger import Ledger
-from boostlib.plots import plot_accuracy, plot_failures, use_style
+from boostlib.plot_style import use_style
+from boostlib.plots import plot_accuracy, plot_failures
 from boostlib.report import gains_table, provenance, rounds_table
 from boostlib.tasks.base import Task
 

@@ -2,21 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from boostlib.evaluate import paired_bootstrap
 from boostlib.ledger import Ledger
-from boostlib.plots import COLORS, GREY, SIZE
+from boostlib.plot_style import COLORS, GREY, canvas
 from boostlib.tasks.base import LabelTask
 from boostlib.tasks.chains import split_prompt
 
 
 def plot_balance(task: LabelTask, ax: Axes | None = None) -> Axes:
     """Share of binders by split, with the number of examples."""
-    ax = _axes(ax)
+    ax = canvas(ax)
     for place, split in enumerate(task.splits):
         share = np.mean([example.answer == "1" for example in task.split(split)])
         ax.bar(place, share, color=COLORS[0], width=0.6)
@@ -28,7 +27,7 @@ def plot_balance(task: LabelTask, ax: Axes | None = None) -> Axes:
 
 def plot_lengths(task: LabelTask, limit: int, ax: Axes | None = None) -> Axes:
     """Residues an example, all chains together, over all splits; grey: longer than `limit` tokens leave room for."""
-    ax = _axes(ax)
+    ax = canvas(ax)
     prompts = [split_prompt(example.prompt) for split in task.splits for example in task.split(split)]
     lengths = np.array([sum(map(len, chains)) for chains in prompts])
     long = lengths + [1 + len(chains) for chains in prompts] > limit
@@ -41,7 +40,7 @@ def plot_lengths(task: LabelTask, limit: int, ax: Axes | None = None) -> Axes:
 
 def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], ax: Axes | None = None, title: str = "test") -> Axes:
     """ROC curves; curves: label -> (labels (n,), logits (n,) or (runs, n)). Several runs: their mean curve."""
-    ax, grid = _axes(ax), np.linspace(0, 1, 201)
+    ax, grid = canvas(ax), np.linspace(0, 1, 201)
     for color, (label, (labels, logits)) in zip(COLORS, curves.items(), strict=False):
         runs = [roc_curve(labels, row)[:2] for row in np.atleast_2d(logits)]
         mean = np.mean([np.interp(grid, false, true) for false, true in runs], axis=0)
@@ -59,7 +58,7 @@ def plot_losses(ledger: Ledger, ax: Axes | None = None) -> Axes:
 
     A round that ends above the ring was put back to it; one whose ring is its start was skipped.
     """
-    ax, done = _axes(ax), 0
+    ax, done = canvas(ax), 0
     for row in ledger.rounds:
         if row.validation:
             steps = done + np.linspace(0, row.steps, len(row.validation))
@@ -74,7 +73,7 @@ def plot_losses(ledger: Ledger, ax: Axes | None = None) -> Axes:
 
 def plot_sizes(groups: Mapping[str, Sequence[Ledger]], split: str = "test", ax: Axes | None = None) -> Axes:
     """Gain in accuracy over the untrained model against numbers a round, with 95% intervals; a dot a run."""
-    ax = _axes(ax)
+    ax = canvas(ax)
     for runs in groups.values():
         before, after = (np.array([row(run).metrics[split].bits() for run in runs]) for row in (_first, _last))
         size = runs[0].rounds[0].num_parameters
@@ -94,7 +93,3 @@ def _first(run: Ledger):
 
 def _last(run: Ledger):
     return run.rounds[-1]
-
-
-def _axes(ax: Axes | None) -> Axes:
-    return ax if ax is not None else plt.subplots(figsize=SIZE, layout="constrained")[1]

@@ -33,8 +33,8 @@ LAYERS = """
     watch trl_trainer grpo supervised
     boost finetune
     presets methods
-    report
-    plots plots_protein
+    report growth dynamics
+    plot_style plots plots_protein plots_rank plots_dynamics
     class_report card lora export html_report
     bench bench_sandbox bench_export
     reproduce doctor

@@ -85,9 +85,15 @@ def label_right(ax: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
     low, high = ax.get_ylim()
     inches = 0.8 * ax.get_position().height * ax.figure.get_figheight()  # the layout takes about a fifth
     line = 1.25 * plt.rcParams["font.size"] / 72 / inches * (high - low)  # height of a line of text in units of y
-    top = -np.inf
-    for label, y, color in sorted(ends, key=lambda end: end[1]):
-        half = line * (1 + label.count("\n")) / 2
-        place = max(y, top + half)
+    ends, top = sorted(ends, key=lambda end: end[1]), -np.inf
+    halves = [line * (1 + label.count("\n")) / 2 for label, _, _ in ends]
+    places = []
+    for (_, y, _), half in zip(ends, halves, strict=True):  # upwards, each clear of the one below
+        places.append(max(y, top + half))
+        top = places[-1] + half
+    ceiling = high + line / 2
+    for k in reversed(range(len(ends))):  # and down again where that left the axes
+        places[k] = min(places[k], ceiling - halves[k])
+        ceiling = places[k] - halves[k]
+    for (label, _, color), place in zip(ends, places, strict=True):
         ax.text(1.03, place, label, color=color, transform=ax.get_yaxis_transform(), va="center", ha="left")
-        top = place + half

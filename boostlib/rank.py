@@ -13,6 +13,8 @@ Definitions (the BoostLoRA paper plots a rank without defining it; these are our
 import torch
 from torch import Tensor
 
+EXACT = 1e-6  # the eps of the exact rank: in fp64, far above the rounding of fp32 factors and far below any direction
+
 
 def singular_values(B: Tensor, A: Tensor) -> Tensor:
     """Singular values of B @ A, descending, fp64, (min(k, out, in),). B (out, k), A (k, in), any float dtype."""
@@ -22,14 +24,22 @@ def singular_values(B: Tensor, A: Tensor) -> Tensor:
 
 
 def epsilon_rank(B: Tensor, A: Tensor, eps: float = 1e-3) -> int:
-    """Number of singular values of B @ A above eps times the largest; 0 for a zero update. The exact rank: eps=1e-6."""
-    s = singular_values(B, A)
-    return int((s > eps * s[0]).sum()) if s.numel() and s[0] > 0 else 0
+    """Singular values of B @ A above eps times the largest, counted; 0 for a zero update. eps=EXACT: its exact rank."""
+    return rank_of(singular_values(B, A), eps)
 
 
 def effective_rank(B: Tensor, A: Tensor) -> float:
     """exp(-sum p log p), p = s / sum(s): between 1 and the rank; 0 for a zero update."""
-    s = singular_values(B, A)
+    return effective_rank_of(singular_values(B, A))
+
+
+def rank_of(s: Tensor, eps: float) -> int:
+    """`epsilon_rank` from singular values at hand: (k,), descending."""
+    return int((s > eps * s[0]).sum()) if s.numel() and s[0] > 0 else 0
+
+
+def effective_rank_of(s: Tensor) -> float:
+    """`effective_rank` from singular values at hand: (k,), descending."""
     if not s.numel() or s[0] == 0:
         return 0.0
     p = s[s > 0] / s.sum()

@@ -46,6 +46,27 @@ def gains_table(groups: Mapping[str, Sequence[Ledger]], split: str = "test") -> 
     )
 
 
+def versus_table(groups: Mapping[str, Sequence[Ledger]], other: str, split: str = "test") -> pd.DataFrame:
+    """One row a group: its last accuracy minus that of the group named `other`, paired over problems and seeds, 95%
+    interval. Compares the seeds that both have; raises BoostError where there is none."""
+    by_seed = {label: {run.header["identity"]["seed"]: run for run in runs} for label, runs in groups.items()}
+    if other not in by_seed:
+        raise BoostError(f"versus_table has no runs of {other!r}; it has {', '.join(groups) or 'none'}")
+    rows = []
+    for label in (label for label in groups if label != other):
+        seeds = sorted(by_seed[label].keys() & by_seed[other].keys())
+        if not seeds:
+            raise BoostError(f"{label} and {other} share no seed: a paired comparison needs one")
+        ours, theirs = (
+            np.array([runs[seed].rounds[-1].metrics[split].bits() for seed in seeds])
+            for runs in (by_seed[label], by_seed[other])
+        )
+        gain, low, high = paired_bootstrap(theirs, ours)
+        rows.append((label, ", ".join(map(str, seeds)), ours.mean(), theirs.mean(), gain, low, high))
+    columns = ["method", "seeds", split, f"{split}, {other}", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).set_index("method")
+
+
 def classification_table(
     groups: Mapping[str, Sequence[Ledger]], split: str = "test", plain: Mapping[str, np.ndarray] | None = None
 ) -> pd.DataFrame:

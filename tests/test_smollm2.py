@@ -2,14 +2,27 @@
 
 import copy
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from recorded import recorded_run
 
-from boostlib import AdapterConfig, LowRankUpdate, SVDBasis, TinyLoRA, epsilon_rank, export_bundle, load_model, replay
+from boostlib import (
+    AdapterConfig,
+    LowRankUpdate,
+    SVDBasis,
+    TinyLoRA,
+    boost,
+    epsilon_rank,
+    export_bundle,
+    load_model,
+    preset,
+    replay,
+)
 from boostlib.bundle import open_record
 from boostlib.embedded import installed_weights
+from boostlib.methods import prepare
 from boostlib.run import replay_run
 from boostlib.stable import fingerprint_tensors, philox
 from boostlib.update import Weights
@@ -116,3 +129,23 @@ def test_rollback_from_round_20_to_round_7_is_bit_identical(tmp_path):
         size = f"bundle {file.stat().st_size:,} bytes"
         print(f"\nrollback from round 20 to 7 by {record.name}: {seconds:.2f} s, {worked:.2f} s of CPU; {size}")
         assert last.fingerprint() == ledger.rounds[6].weights_fingerprint
+
+
+@pytest.mark.slow
+def test_thirty_two_live_rounds_in_one_run_drift_nowhere(tmp_path):
+    chosen = preset("smoke")
+    options = {"train": 24, "dev": 8, "test": 8}
+    chosen = replace(chosen, task_options=options, trainer=replace(chosen.trainer, max_steps=1), dtype="fp32")
+    chosen = replace(chosen, boost=replace(chosen.boost, rounds=32))
+    model, tokenizer, task = prepare(chosen)
+    w0 = {name: p.detach().clone() for name, p in model.named_parameters()}
+    run = boost(model, tokenizer, task, chosen.trainer, chosen.boost, tmp_path / "run")
+    merged = [row for row in run.rounds if row.merged]
+    assert len(run.rounds) == 32 and len(merged) >= 30
+    assert {epsilon_rank(b, a, eps=1e-6) for b, a in run.update.values()} == {2 * len(merged)}
+    for name, (b, a) in run.update.items():
+        exact = w0[f"{name}.weight"].double() + b.double() @ a.double()
+        assert (exact - model.get_submodule(name).weight).abs().max() <= 2e-6 * exact.abs().max()
+    assert run.rounds[-1].update_norm == pytest.approx(run.update.norm(), rel=1e-12)
+    again = replay(tmp_path / "run")
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))

@@ -168,6 +168,21 @@ BINDING = {
     "paper": PROTEIN["paper"],
 }
 
+# rank growth: a live run as short as the theorem allows; comparisons come from recorded runs of MATH["demo"]'s settings
+GROWTH = {
+    "smoke": replace(
+        MATH["smoke"],
+        task_options={"train": 32, "dev": 8, "test": 16},
+        trainer=replace(MATH["smoke"].trainer, max_steps=1),
+    ),
+    "demo": replace(
+        MATH["demo"],
+        task_options={"train": 64, "dev": 16, "test": 64},
+        trainer=replace(MATH["demo"].trainer, max_steps=2),
+    ),
+    "lab": MATH["lab"],
+}
+
 # a worked incident: failures of SmolLM2 in three classes with costs, guards, and held-out cases (data/incident)
 _INCIDENT = {"path": str(Path(__file__).resolve().parent.parent / "data" / "incident"), "stop": "\n"}
 

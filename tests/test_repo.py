@@ -34,7 +34,7 @@ LAYERS = """
     boost finetune
     presets methods
     report growth dynamics
-    plot_style plots plots_protein plots_rank plots_dynamics
+    plot_style plots plots_protein plots_rank plots_dynamics figures
     class_report card lora export html_report
     bench bench_sandbox bench_export
     reproduce doctor

@@ -1,0 +1,156 @@
+"""The figures of notebooks 04 and 05, one function each: recorded runs in, a matplotlib Figure out.
+
+`rebuild` draws all of them from the ledgers under data/runs; `python -m boostlib figures` calls it. Numbers come from
+growth.py and dynamics.py, single panels from the plots modules, the look from plot_style.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import nn
+
+from boostlib import plots, plots_dynamics, plots_rank
+from boostlib.dynamics import rounds_wrong
+from boostlib.growth import growth_table, recorded_updates, spectra
+from boostlib.ledger import Ledger
+from boostlib.methods import LABELS, recorded_runs
+from boostlib.models import load_model
+from boostlib.plot_style import COLORS, canvas, save_figure, use_style
+from boostlib.report import gains_table
+from boostlib.update import LowRankUpdate
+
+Groups = Mapping[str, Sequence[Ledger]]  # label -> one ledger a seed
+Runs = Mapping[str, Ledger]  # label -> the run that is shown
+
+
+def flows(runs: Runs) -> Figure:
+    """Who flowed between right and wrong, and the failures by their past: a column a run."""
+    fig, axes = _grid(2, len(runs), 5.2, sharey="row")
+    for column, (label, ledger) in enumerate(runs.items()):
+        plots_dynamics.plot_flows(ledger, axes[0, column]).set_title(label)
+        plots_dynamics.plot_states(ledger, axes[1, column])
+    return fig
+
+
+def problem_histories(runs: Runs) -> Figure:
+    """One line a problem, dark where it is wrong: a panel a run."""
+    fig, axes = _grid(1, len(runs), 3.4)
+    for ax, (label, ledger) in zip(axes.flat, runs.items(), strict=True):
+        plots_dynamics.plot_histories(ledger, ax).set_title(label)
+    return fig
+
+
+def waiting(groups: Groups, runs: Runs) -> Figure:
+    """How long problems wait until they are first right, and after how many rounds they were wrong."""
+    fig, axes = _grid(1, 2, 2.6)
+    plots_dynamics.plot_waiting(groups, axes[0, 0])
+    counts = {label: rounds_wrong(ledger).value_counts() for label, ledger in runs.items()}
+    longest = max(int(count.index.max()) for count in counts.values())
+    series = {label: count.reindex(range(1, longest + 1), fill_value=0).tolist() for label, count in counts.items()}
+    plots.plot_curves(series, axes[0, 1], ylabel="problems", xlabel="states in which a problem was wrong", start=1)
+    return fig
+
+
+def costs(groups: Groups, run: Ledger) -> Figure:
+    """Rewards and seconds of one run, norms of its updates, and the length of v by round for all."""
+    fig, axes = _grid(2, 2, 5.0)
+    plots.plot_rewards(run, axes[0, 0])
+    plots.plot_norms(run, axes[0, 1])
+    plots.plot_curves(lengths(groups), axes[1, 0], ylabel="length of $v$", xlabel="round").set_ylim(bottom=0)
+    plots_dynamics.plot_seconds(run, axes[1, 1])
+    return fig
+
+
+def lengths(groups: Groups) -> dict[str, list[list[float]]]:
+    """|v| of every round as trained: label -> one list a seed."""
+    return {
+        label: [[float(run.load_v(row.index)[0].norm()) for row in run.rounds] for run in runs]
+        for label, runs in groups.items()
+    }
+
+
+def going_on(groups: Groups) -> Figure:
+    """Held-out accuracy by rounds with 95% intervals."""
+    fig, axes = _grid(1, 1, 2.8, width=4.8)
+    plots_dynamics.plot_going_on(groups, ax=axes[0, 0])
+    return fig
+
+
+def rank_growth(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Exact rank, two epsilon-ranks and the effective rank by round: median and range over weights."""
+    fig, axes = _grid(2, 2, 4.8)
+    for ax, column in zip(axes.flat, ("exact", 1e-2, 1e-1, "effective"), strict=True):
+        plots_rank.plot_growth(tables, column, ax)
+    return fig
+
+
+def spans(updates: Mapping[str, Sequence[LowRankUpdate]]) -> Figure:
+    """Singular values of the summed update; overlap of every two rounds, a panel a method of several rounds."""
+    several = {label: rounds for label, rounds in updates.items() if len(rounds) > 1}
+    fig, axes = _grid(1, 1 + len(several), 2.4, width=8.4)
+    totals = {label: spectra(sum(rounds, start=LowRankUpdate())) for label, rounds in updates.items()}
+    plots_rank.plot_spectra(totals, axes[0, 0])
+    for ax, (label, rounds) in zip(axes[0, 1:], several.items(), strict=True):
+        plots.plot_overlap(rounds, ax).set_title(label)
+    return fig
+
+
+def ablation(groups: Groups) -> Figure:
+    """Test accuracy against optimizer steps, and every method's gain with its 95% interval and its seeds."""
+    fig, axes = _grid(1, 2, 3.0, width=8.4)
+    plots.plot_accuracy(groups, against="steps", ax=axes[0, 0])
+    plot_gains(groups, axes[0, 1])
+    return fig
+
+
+def plot_gains(groups: Groups, ax=None):
+    """Gain in test accuracy over the untrained model: mean with a 95% interval, a dot a seed; one line a method."""
+    ax, table = canvas(ax), gains_table(groups)
+    for y, (label, row) in enumerate(table.iterrows()):
+        runs = groups[label]
+        each = [run.rounds[-1].metrics["test"].accuracy - run.base.metrics["test"].accuracy for run in runs]
+        error = [[row.gain - row.low], [row.high - row.gain]]
+        ax.errorbar(row.gain, -y, xerr=error, fmt="o", color=COLORS[y % len(COLORS)], capsize=3)
+        ax.plot(each, np.full(len(each), -y - 0.25), ".", color=COLORS[y % len(COLORS)], ms=3)
+    ax.axvline(0, color="black", lw=0.8, ls=":")
+    ax.set(xlabel="gain in test accuracy", yticks=range(0, -len(table), -1), yticklabels=list(table.index))
+    ax.spines.left.set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+
+def rebuild(
+    folder: str | Path, data: str | Path, name: str = "growth", seed: int = 0, model: nn.Module | None = None
+) -> list[Path]:
+    """Draw every figure above from the runs `math-<name>-*` of the folder `data`; returns the files written."""
+    use_style()
+    groups = recorded_runs(data, "math", name)
+    rounds = {label: runs for label, runs in groups.items() if len(runs[0].rounds) > 1}
+    shown = {short: of_seed(rounds[LABELS[short]], seed) for short in ("rotate", "top")}
+    model = load_model("smollm2", dtype="fp32")[0] if model is None else model
+    grown = {**shown, "monolithic": of_seed(groups[LABELS["monolithic"]], seed)}
+    updates = {label: recorded_updates(run, model) for label, run in grown.items()}
+    made = {
+        "05_flows": flows(shown),
+        "05_histories": problem_histories(shown),
+        "05_waiting": waiting(rounds, shown),
+        "05_costs": costs(rounds, shown["rotate"]),
+        "05_going_on": going_on(rounds),
+        "04_rank_growth": rank_growth({label: growth_table(found) for label, found in updates.items()}),
+        "04_spans": spans(updates),
+        "04_ablation": ablation(groups),
+    }
+    return [path for title, fig in made.items() for path in save_figure(fig, title, folder)]
+
+
+def of_seed(ledgers: Sequence[Ledger], seed: int) -> Ledger:
+    """The run with that seed."""
+    return next(run for run in ledgers if run.header["identity"]["seed"] == seed)
+
+
+def _grid(rows: int, columns: int, height: float, width: float = 7.2, **sharing):
+    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **sharing)

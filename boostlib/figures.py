@@ -15,6 +15,7 @@ from torch import nn
 
 from boostlib import plots, plots_dynamics, plots_rank
 from boostlib.dynamics import rounds_wrong
+from boostlib.errors import BoostError
 from boostlib.growth import growth_table, recorded_updates, spectra
 from boostlib.ledger import Ledger
 from boostlib.methods import LABELS, recorded_runs
@@ -129,6 +130,11 @@ def rebuild(
     """Draw every figure above from the runs `math-<name>-*` of the folder `data`; returns the files written."""
     use_style()
     groups = recorded_runs(data, "math", name)
+    missing = [method for method in ("rotate", "top", "monolithic") if LABELS[method] not in groups]
+    if missing:
+        raise BoostError(
+            f"{data} has no runs math-{name}-{missing[0]}-seed*: give the folder that holds them (data/runs)"
+        )
     rounds = {label: runs for label, runs in groups.items() if len(runs[0].rounds) > 1}
     shown = {short: of_seed(rounds[LABELS[short]], seed) for short in ("rotate", "top")}
     model = load_model("smollm2", dtype="fp32")[0] if model is None else model
@@ -148,8 +154,11 @@ def rebuild(
 
 
 def of_seed(ledgers: Sequence[Ledger], seed: int) -> Ledger:
-    """The run with that seed."""
-    return next(run for run in ledgers if run.header["identity"]["seed"] == seed)
+    """The run with that seed. Raises BoostError, naming the seeds there are, where it is missing."""
+    runs = {run.header["identity"]["seed"]: run for run in ledgers}
+    if seed not in runs:
+        raise BoostError(f"no run of seed {seed}; there are {', '.join(map(str, sorted(runs))) or 'none'}")
+    return runs[seed]
 
 
 def _grid(rows: int, columns: int, height: float, width: float = 7.2, **sharing):

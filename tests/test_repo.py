@@ -22,7 +22,7 @@ PACKAGE = ROOT / "boostlib"
 # Each file imports only from files above it. A new file goes in where it belongs; a folder is one entry.
 LAYERS = """
     errors stable durable
-    basis rank update adapter
+    basis rank update adapter lora_adapter
     rounds ledger
     sandbox
     tasks

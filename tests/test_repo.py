@@ -33,7 +33,7 @@ LAYERS = """
     watch trl_trainer grpo supervised
     boost finetune
     presets methods
-    report
+    report peers
     plots plots_protein
     class_report card lora export html_report
     bench bench_sandbox bench_export

@@ -8,6 +8,7 @@ from dataclasses import replace
 import transformers
 
 from boostlib.errors import BoostError
+from boostlib.methods import METHODS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +47,8 @@ def _boost(args) -> None:
     if args.task not in (None, chosen.task):
         chosen = replace(chosen, task=args.task, task_options={})
     chosen = replace(chosen, **_given(args, "model", "dtype"))
+    if args.learning_rate:  # whatever the method trains
+        chosen = replace(chosen, full_learning_rate=args.learning_rate, lora_learning_rate=args.learning_rate)
     adapter = replace(chosen.boost.adapter, **_given(args, "scaling", "rank", "u", "n_tie"))
     chosen = replace(
         chosen,
@@ -53,7 +56,13 @@ def _boost(args) -> None:
         trainer=replace(chosen.trainer, **_given(args, "learning_rate", "max_steps")),
     )
     run_dir = args.run_dir or f"runs/{chosen.task}-{args.preset}-{args.method}{args.numbers or ''}-seed{args.seed}"
-    ledger = run_method(with_method(chosen, args.method), run_dir, args.data_dir, full=args.method == "full")
+    ledger = run_method(
+        with_method(chosen, args.method),
+        run_dir,
+        args.data_dir,
+        full=args.method == "full",
+        lora_rank=1 if args.method == "lora" else None,
+    )
     print(rounds_table(ledger).round(3).to_string())
 
 
@@ -228,8 +237,7 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--task", help="default: the preset's")
     sub.add_argument("--data-dir", help="folder of data files, default $BOOSTLIB_DATA, else the hub")
     sub.add_argument("--rounds", type=int)
-    methods = ("rotate", "top", "monolithic", "tinylora", "full")
-    sub.add_argument("--method", default="rotate", choices=methods, help="see methods.py")
+    sub.add_argument("--method", default="rotate", choices=METHODS, help="see methods.py")
     sub.add_argument("--numbers", type=int, help="an adapter of that size, at its tuned learning rate (protein: 4032)")
     sub.add_argument("--scaling", choices=("paper", "normalized"))
     for name, kind in (("rank", int), ("u", int), ("n-tie", int), ("learning-rate", float), ("max-steps", int)):

@@ -176,16 +176,11 @@ class TinyLoRA:
             yield
             return
         weights = self._weights or Weights(self._model, self.names)
-        total = weights.update + self.update()
-        plain = {name: module.weight.data for name, module in weights.modules.items()}
         self._live = False
         try:
-            for name, module in weights.modules.items():
-                module.weight.data = weights.value(name, total)
-            yield
+            with weights.holding(weights.update + self.update()):
+                yield
         finally:
-            for name, module in weights.modules.items():
-                module.weight.data = plain[name]
             self._live = True
 
     def _hook(self, index: int):

@@ -1,31 +1,49 @@
-"""The full fine-tuning baseline: the same trainer, task, scores and ledger, with every weight trainable.
+"""The usual baselines: the same trainer, task, scores and ledger, with every weight trainable, or a LoRA of PEFT's.
 
-One "round" on the whole training set, as the paper's baseline has it. Its weights are not kept in the ledger, so it
-cannot be replayed; save the model where it is wanted.
+One "round" on the whole training set, as the paper's baselines have it. What it trained (135 million numbers of
+SmolLM2, or 305 thousand at LoRA rank 1) is not kept in the ledger, so it cannot be replayed; save the model where it
+is wanted.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from boostlib.basis import target_modules
 from boostlib.boost import base_row, fixed_and_broken, score_splits
 from boostlib.errors import RunError
 from boostlib.identity import BoostConfig, check_identity, environment, round_seed, run_identity
 from boostlib.ledger import Ledger
-from boostlib.rounds import Round
+from boostlib.lora_adapter import LoRA
+from boostlib.rank import epsilon_rank
+from boostlib.rounds import Round, Training
 from boostlib.stable import fingerprint_tensors
 from boostlib.tasks.base import Task
+from boostlib.update import Weights
 
 
-def finetune(model: nn.Module, tokenizer, task: Task, trainer, config: BoostConfig, run_dir: str | Path) -> Ledger:
-    """Train all weights of `model` in place on the training set; returns the ledger, with one round.
+def finetune(
+    model: nn.Module,
+    tokenizer,
+    task: Task,
+    trainer,
+    config: BoostConfig,
+    run_dir: str | Path,
+    lora_rank: int | None = None,
+) -> Ledger:
+    """Train `model` in place on the training set: all weights, or a LoRA of `lora_rank`; returns the ledger, one round.
 
-    config: its seed, held-out splits and batch size are used. Raises RunError where run_dir holds another run.
+    config: its seed, targets, held-out splits and batch size are used. A LoRA is merged in the end, once, as
+    cast(W0 + dW): the model is plain again. A finished run is returned as it is, and leaves `model` untouched. Raises
+    RunError where run_dir holds another run.
     """
     ledger = Ledger(run_dir)
     with ledger.locked():
-        identity = {**run_identity(model, task, trainer, config), "adapter": "all weights", "train_on": "all"}
+        adapter = f"LoRA r={lora_rank}" if lora_rank else "all weights"
+        identity = {**run_identity(model, task, trainer, config), "adapter": adapter, "train_on": "all"}
         if not (ledger.dir / "run.json").exists():
             ledger.create({"identity": identity, "environment": environment(model.device)})
         check_identity(ledger, identity)
@@ -33,40 +51,76 @@ def finetune(model: nn.Module, tokenizer, task: Task, trainer, config: BoostConf
             return ledger
         if ledger.base is None:
             ledger.append(base_row(model, tokenizer, task, config, _fingerprint(model)))
-        ledger.append(_train(model, tokenizer, task, trainer, config, ledger))
+        ledger.append(_round(model, tokenizer, task, trainer, config, ledger, lora_rank))
     return ledger
 
 
-def _train(model, tokenizer, task, trainer, config, ledger) -> Round:
+def _round(model, tokenizer, task, trainer, config, ledger, lora_rank: int | None) -> Round:
     seed = round_seed(config.seed, 0)
-    before = [p.detach().clone() for p in model.parameters()]
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+
+    def train(adapter: LoRA | None = None) -> Training:
+        trained = trainer.train(model, tokenizer, task, task.split("train"), adapter, seed=seed)
+        if trained.skipped and not trained.validation:  # early stopping may well find that no step helped: a result
+            raise RunError(f"fine-tuning learned nothing: {trained.skipped}")
+        return trained
+
     start = time.perf_counter()
-    trained = trainer.train(model, tokenizer, task, task.split("train"), seed=seed)
-    if trained.skipped and not trained.validation:  # early stopping may well find that no step helped: a result
-        raise RunError(f"full fine-tuning learned nothing: {trained.skipped}")
+    if lora_rank:
+        lora = LoRA(target_modules(model, config.targets), lora_rank, seed)
+        trained, numbers = _train_lora(model, train, lora, config)
+    else:
+        trained, numbers = _train_all(model, train)
     seconds = {"train": round(time.perf_counter() - start, 2)}
-    norm = sum(float((p.detach() - b).double().square().sum()) for p, b in zip(model.parameters(), before, strict=True))
     start = time.perf_counter()
     scores = score_splits(model, tokenizer, task, config)
     seconds["evaluate"] = round(time.perf_counter() - start, 2)
-    count = sum(p.numel() for p in model.parameters())
     return Round(
         index=0,
-        num_parameters=count,
-        degrees_of_freedom=count,
         plan=[],
-        adapter_norm=norm**0.5,
-        update_norm=norm**0.5,
-        fold_retention=1.0,
         seed=seed,
         seconds=seconds,
         v_sha256="",
         weights_fingerprint=_fingerprint(model),
+        **numbers,
         **fixed_and_broken(ledger.base.failures, scores),
         **trained.record(),
     )
+
+
+def _train_all(model: nn.Module, train: Callable) -> tuple[Training, dict[str, Any]]:
+    """Every weight. The norm is that of the weights' change, so what their dtype lost is not in it."""
+    before = [p.detach().clone() for p in model.parameters()]
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    trained = train()
+    norm = sum(float((p.detach() - b).double().square().sum()) for p, b in zip(model.parameters(), before, strict=True))
+    return trained, _numbers(sum(b.numel() for b in before), norm=norm**0.5)
+
+
+def _train_lora(model: nn.Module, train: Callable, lora: LoRA, config: BoostConfig) -> tuple[Training, dict[str, Any]]:
+    """A LoRA, merged afterwards. Rank of every target module in model order under `extra`, from its factors."""
+    weights = Weights(model, lora.names, config.w0_device)
+    lora.attach(model, weights)
+    try:
+        trained, count = train(lora), lora.num_parameters
+    finally:
+        lora.detach()
+    update = lora.update()
+    ranks = [epsilon_rank(b, a, eps=1e-6) for b, a in update.values()]
+    free = sum(lora.rank * (b.shape[0] + a.shape[1] - lora.rank) for b, a in update.values())
+    numbers = _numbers(count, norm=update.norm(), free=free, retention=weights.merge(update))
+    return trained, {**numbers, "extra": {"ranks": ranks}}
+
+
+def _numbers(count: int, norm: float, free: int | None = None, retention: float = 1.0) -> dict[str, Any]:
+    """What a ledger holds about the numbers that were trained. free: dimensions that they span, where fewer."""
+    return {
+        "num_parameters": count,
+        "degrees_of_freedom": count if free is None else free,
+        "adapter_norm": norm,
+        "update_norm": norm,
+        "fold_retention": retention,
+    }
 
 
 def _fingerprint(model: nn.Module) -> str:

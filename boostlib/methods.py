@@ -5,6 +5,7 @@ top        the same rounds, always in the top block (the paper's ablation)
 monolithic one adapter over all directions of all rounds at once, as many parameters as one round, one long round on the
            failures (the paper's ablation)
 tinylora   one adapter in the top block, one long round on the whole training set
+lora       PEFT's LoRA of rank 1 on the same modules, one long round on the whole training set
 full       all weights, one long round on the whole training set
 """
 
@@ -24,12 +25,13 @@ from boostlib.probe import train_head
 from boostlib.supervised import CrossEntropy
 from boostlib.tasks import load_task
 
-METHODS = ("rotate", "top", "monolithic", "tinylora", "full")
+METHODS = ("rotate", "top", "monolithic", "tinylora", "lora", "full")
 LABELS = {
     "rotate": "BoostLoRA (rotate)",
     "top": "rounds in the top block",
     "monolithic": "monolithic, one round",
     "tinylora": "TinyLoRA, one shot",
+    "lora": "LoRA r=1",
     "full": "full fine-tuning",
 }
 
@@ -44,8 +46,9 @@ def with_method(chosen: Preset, method: str) -> Preset:
     if method == "monolithic":
         adapter = replace(adapter, rank=adapter.rank * chosen.boost.rounds)
     trainer = replace(chosen.trainer, max_steps=chosen.boost.rounds * chosen.trainer.max_steps, epochs=1000.0)
-    if method == "full":
-        trainer = replace(trainer, learning_rate=chosen.full_learning_rate)
+    if method in ("lora", "full"):
+        rate = chosen.full_learning_rate if method == "full" else chosen.lora_learning_rate
+        trainer = replace(trainer, learning_rate=rate)
     train_on = "failures" if method == "monolithic" else "all"
     return replace(chosen, trainer=trainer, boost=replace(chosen.boost, rounds=1, train_on=train_on, adapter=adapter))
 
@@ -79,11 +82,20 @@ def prepare(chosen: Preset, data_dir: str | None = None, run_dir: str | Path | N
     return model, tokenizer, task
 
 
-def run_method(chosen: Preset, run_dir: str | Path, data_dir: str | None = None, full: bool = False) -> Ledger:
-    """Run, or continue, what `with_method` gave, on a freshly loaded model; returns its ledger. full: all weights."""
+def run_method(
+    chosen: Preset,
+    run_dir: str | Path,
+    data_dir: str | None = None,
+    full: bool = False,
+    lora_rank: int | None = None,
+) -> Ledger:
+    """Run, or continue, what `with_method` gave, on a freshly loaded model; returns its ledger.
+
+    full: all weights. lora_rank: a LoRA of that rank. Else BoostLoRA's adapters.
+    """
     model, tokenizer, task = prepare(chosen, data_dir, run_dir)
-    if full:
-        return finetune(model, tokenizer, task, chosen.trainer, chosen.boost, run_dir)
+    if full or lora_rank:
+        return finetune(model, tokenizer, task, chosen.trainer, chosen.boost, run_dir, lora_rank)
     return boost(model, tokenizer, task, chosen.trainer, chosen.boost, run_dir, gate=chosen.gate).ledger
 
 

@@ -33,6 +33,7 @@ class Preset:
     task_options: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     full_learning_rate: float = 1e-6  # of the full fine-tuning baseline
+    lora_learning_rate: float = 1e-4  # of the LoRA baseline, alpha = r
     sizes: Mapping[int, tuple[int, int, float]] = field(default_factory=dict)  # numbers: (n_tie, u, learning rate)
     gate: Gate | None = None  # None: every round is merged, as in the paper
     also: tuple[str, ...] = ()  # other tasks that the base and the boosted model are scored on at the end
@@ -56,6 +57,8 @@ MATH = {
         task_options={"train": 48, "dev": 16, "test": 48},
         trainer=GRPO(learning_rate=0.01, prompts=8, samples=4, max_steps=2),
         boost=BoostConfig(rounds=2, adapter=_SMOL_12),
+        full_learning_rate=1e-5,
+        lora_learning_rate=2e-3,
     ),
     "demo": Preset(
         name="demo",
@@ -63,6 +66,8 @@ MATH = {
         task="arithmetic",
         trainer=GRPO(learning_rate=0.01, prompts=16, samples=8, max_steps=8),
         boost=BoostConfig(rounds=3, adapter=_SMOL_12),
+        full_learning_rate=1e-5,
+        lora_learning_rate=2e-3,
     ),
     "lab": Preset(
         name="lab",
@@ -70,6 +75,8 @@ MATH = {
         task="arithmetic",
         trainer=GRPO(learning_rate=0.01, prompts=16, samples=8, max_steps=8),
         boost=BoostConfig(rounds=20, adapter=_SMOL_12, batch_size=256),
+        full_learning_rate=1e-5,
+        lora_learning_rate=2e-3,
     ),
     "paper": Preset(
         name="paper",

@@ -155,7 +155,9 @@ def replay_run(ledger: Ledger, round: int | None = None, model: nn.Module | None
     identity, rounds = ledger.header["identity"], ledger.verify()
     count = rounds_until(ledger, round)
     if not isinstance(identity["adapter"], dict):
-        raise RunError(f"{ledger.dir} is a full fine-tuning: its weights are not in the ledger and cannot be rebuilt")
+        raise RunError(
+            f"{ledger.dir} trained {identity['adapter']}: its numbers are not in the ledger, so it cannot be rebuilt"
+        )
     model = load_recorded(ledger)[0] if model is None else _given_model(model, ledger)
     adapter = AdapterConfig(**identity["adapter"])
     basis = SVDBasis.from_model(model, adapter.basis_rank(max(len(rounds), 1)), identity["targets"])

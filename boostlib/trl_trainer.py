@@ -6,7 +6,7 @@ What is ours, and leaves the loss and its gradient the same:
 - equal completions of one prompt are run once, and the tokens that all prompts begin with are run once a step.
 
 What TRL would do otherwise and is undone: its trainer wraps `model.forward` for good; we put the plain one back.
-Trains whatever requires a gradient: the attached adapter, or, without one, all weights (the full fine-tuning baseline).
+Trains whatever requires a gradient: the attached adapter or LoRA, or, without one, all weights (full fine-tuning).
 """
 
 import math
@@ -24,6 +24,7 @@ from trl import GRPOConfig, GRPOTrainer
 from boostlib.adapter import TinyLoRA
 from boostlib.errors import TrainingError, explain_oom
 from boostlib.generate import flat_linears, generate, shared_prefix
+from boostlib.lora_adapter import LoRA
 from boostlib.rounds import Training
 from boostlib.stop import cut_at
 from boostlib.tasks.base import Example, TextTask
@@ -104,7 +105,7 @@ def _config(settings, scratch, task, failures: int, samples: int, seed: int, mod
 class FoldingTrainer(GRPOTrainer):
     """TRL's trainer with three seams used: how completions are made, which rows reach the loss, how they are run."""
 
-    adapter: TinyLoRA | None = None
+    adapter: TinyLoRA | LoRA | None = None
     generated_tokens = 0
     rollout_batch = 512  # completions sampled together
     stop: str | None = None  # where a completion ends, see stop.py

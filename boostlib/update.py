@@ -7,6 +7,7 @@ and nothing is unmerged by subtraction: in-place merging in bf16 loses most of a
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -84,6 +85,18 @@ class Weights:
         for name, module in self.modules.items():
             module.weight.copy_(self.value(name, update))
         self.update = update
+
+    @contextmanager
+    def holding(self, update: LowRankUpdate) -> Iterator[None]:
+        """Inside, the model's weights are cast(W0 + update); leaving puts back the untouched tensors they were."""
+        plain = {name: module.weight.data for name, module in self.modules.items()}
+        try:
+            for name, module in self.modules.items():
+                module.weight.data = self.value(name, update)
+            yield
+        finally:
+            for name, module in self.modules.items():
+                module.weight.data = plain[name]
 
     @torch.no_grad()
     def merge(self, update: LowRankUpdate) -> float:

@@ -27,8 +27,9 @@ class Watch:
             raise TrainingError("training had a signal, but no trained number moved: raise learning_rate")
 
     def _fingerprint(self) -> str:
-        if self.adapter is not None and self.adapter.v.dtype != torch.float32:
-            raise TrainingError(f"the adapter's v is {self.adapter.v.dtype}, not fp32: something cast the whole model")
+        other = {p.dtype for p in self.parameters} - {torch.float32}
+        if self.adapter is not None and other:
+            raise TrainingError(f"an adapter's numbers are {other.pop()}, not fp32: something cast the whole model")
         return fingerprint_tensors((str(i), p) for i, p in enumerate(self.parameters))
 
 

@@ -101,3 +101,19 @@ def test_reproduce_runs_a_notebook_and_says_what_it_showed(tmp_path):
     notebook.cells[1].source = "1 / 0"
     nbformat.write(notebook, source)
     assert "ZeroDivisionError" in _execute(source, out, "smoke").error
+
+
+@pytest.mark.parametrize(("method", "full", "rank"), [("lora", False, 1), ("full", True, None), ("top", False, None)])
+def test_boost_trains_what_the_method_says_at_the_given_learning_rate(monkeypatch, capsys, method, full, rank):
+    given = []
+
+    def stop(*args, **settings):
+        given.append((args, settings))
+        raise BoostError("far enough")
+
+    monkeypatch.setattr("boostlib.methods.run_method", stop)
+    assert main(["boost", "--method", method, "--learning-rate", "0.125", "--seed", "3"]) == 1
+    ((chosen, *_), settings) = given[0]
+    assert chosen.trainer.learning_rate == 0.125
+    assert settings == {"full": full, "lora_rank": rank}
+    assert "far enough" in capsys.readouterr().err

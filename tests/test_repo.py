@@ -22,7 +22,7 @@ PACKAGE = ROOT / "boostlib"
 # Each file imports only from files above it. A new file goes in where it belongs; a folder is one entry.
 LAYERS = """
     errors stable durable
-    basis rank update adapter
+    basis rank update adapter lora_adapter
     rounds ledger
     sandbox
     tasks
@@ -33,7 +33,7 @@ LAYERS = """
     watch trl_trainer grpo supervised
     boost finetune
     presets methods
-    report growth dynamics
+    report growth dynamics peers
     plot_style plots plots_protein plots_rank plots_dynamics figures
     class_report card lora export html_report
     bench bench_sandbox bench_export

@@ -1,0 +1,217 @@
+"""Peers on the same model: how few numbers each can train, and what rank those numbers reach.
+
+                 dW                                              numbers a module    rank
+    LoRA         B A                                             r (out + in)        r
+    PiSSA        B A - B0 A0, which was taken out of W0          r (out + in)        2 r
+    AdaLoRA      B diag(E) A                                     r (out + in + 1)    r
+    DoRA         diag(m / |W0 + B A|) (W0 + B A) - W0            r (out + in) + out  min(out, in)
+    VeRA         diag(b) B diag(d) A, one frozen B, A for all    out + r             r
+    LoRA-XS      U_r diag(S_r) R Vh_r                            r^2                 r
+    TinyLoRA     U_r diag(S_r) (sum_i v_i P_i) Vh_r              u for n_tie of them r
+
+Measured, not looked up: each adapter is built (with PEFT where it has it), its trainable numbers are counted, moved by
+noise and merged, and the rank of W - W0 is taken in fp64 at 1e-6 of its largest singular value. After a round it is
+merged and a fresh one started. Noise shows what rank is within reach; training need not use it.
+
+Departure: not the whole model is wrapped but one copy of a linear of each distinct shape, and numbers are multiplied by
+how often that shape occurs. Ranks of a shape are those of its first module.
+"""
+
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import torch
+from peft import AdaLoraConfig, LoraConfig, PeftConfig, TinyLoraConfig, VeraConfig, get_peft_model
+from torch import Tensor, nn
+
+from boostlib.adapter import AdapterConfig, TinyLoRA
+from boostlib.basis import SVDBasis, target_modules
+from boostlib.rank import epsilon_rank
+from boostlib.update import LowRankUpdate
+
+EPS = 1e-6  # of the largest singular value: what counts as rank
+NOISE = 0.1  # standard deviation of what trainable numbers are moved by
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An adapter of PEFT's at its smallest.
+
+    trained: what is counted. shared: all modules train the same numbers. start: dtype of the weights that it starts
+    from; PiSSA takes none finer than fp32.
+    """
+
+    name: str
+    source: str
+    setting: str
+    trained: str
+    formula: str
+    formula_rounds: str
+    config: Callable[[list[str]], PeftConfig]
+    shared: bool = False
+    start: torch.dtype = torch.float64
+
+
+PEERS = (
+    Peer("LoRA", "2106.09685", "r=1", "A, B", "r", "r T", lambda names: _lora(names)),
+    Peer(
+        "PiSSA", "2404.02948", "r=1", "A, B", "2 r", "2 r T",
+        lambda names: _lora(names, init_lora_weights="pissa"), start=torch.float32,
+    ),
+    Peer(
+        "AdaLoRA", "2303.10512", "init_r=1", "A, B, E", "r", "r T",
+        lambda names: AdaLoraConfig(
+            init_r=1, target_r=1, lora_alpha=1, tinit=0, tfinal=0, total_step=1, target_modules=names
+        ),
+    ),
+    Peer(
+        "DoRA", "2402.09353", "r=1", "A, B, magnitudes", "min(out, in)", "min(out, in)",
+        lambda names: _lora(names, use_dora=True),
+    ),
+    Peer(
+        "VeRA", "2310.11454", "r=1", "b, d (shared A, B frozen)", "r", "r: A is the same each time",
+        lambda names: VeraConfig(r=1, target_modules=names),
+    ),
+    Peer(
+        "TinyLoRA", "2602.04118", "r=2, u=1, all modules tied", "v", "r", "r, or more: the SVD is taken anew",
+        lambda names: TinyLoraConfig(r=2, u=1, weight_tying=1.0, target_modules=names), shared=True,
+    ),
+)  # fmt: skip
+
+
+def peers_table(model: nn.Module, adapter: AdapterConfig | None = None, rounds: int = 20) -> pd.DataFrame:
+    """One row a method: numbers that train on `model`, rank of one adapter, rank after `rounds` of them, merged.
+
+    adapter: setting of the TinyLoRA and BoostLoRA rows, default r=2, u=1, 18 modules tied (12 numbers on SmolLM2).
+    Ranks are "lowest-highest" over the distinct shapes. Deterministic; `model` and the global seed stay as they are.
+    Raises ModelError where a weight has fewer than r * rounds directions.
+    """
+    adapter = adapter or AdapterConfig(rank=2, u=1, n_tie=18)
+    names = target_modules(model)
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT on a bare module, and its settings left at their smallest
+        own = _own_rows(model, names, adapter, rounds)  # first: it refuses too many rounds
+        return pd.DataFrame([*(_peft_row(peer, model, names, rounds) for peer in PEERS), *own])
+
+
+class OneOfEach(nn.Module):
+    """fp64 copies of the first linear of each distinct shape; `counts`: how many modules have that shape."""
+
+    def __init__(self, model: nn.Module, names: list[str]):
+        super().__init__()
+        weights = [model.get_submodule(name).weight.detach() for name in names]
+        self.counts = list(Counter(weight.shape for weight in weights).values())
+        first = {weight.shape: weight for weight in reversed(weights)}
+        self.layers = nn.ModuleList(_linear(first[shape]) for shape in Counter(weight.shape for weight in weights))
+        self.names = [f"layers.{i}" for i in range(len(self.layers))]
+
+    def weights(self) -> list[Tensor]:
+        """Copies of the present weights, (out, in) each."""
+        return [layer.weight.detach().clone() for layer in self.layers]
+
+
+def _peft_row(peer: Peer, model: nn.Module, names: list[str], rounds: int) -> dict:
+    torch.manual_seed(0)
+    numbers = count_trained(peer, OneOfEach(model, names))
+    small = OneOfEach(model, names)
+    w0, ranks = small.weights(), []
+    for t in range(rounds):
+        wrapped = get_peft_model(small.to(peer.start), peer.config(list(small.names))).double()
+        with torch.no_grad():
+            for parameter in wrapped.parameters():
+                if parameter.requires_grad:
+                    parameter += NOISE * torch.randn_like(parameter)
+        small = wrapped.merge_and_unload()
+        if t in (0, rounds - 1):
+            ranks.append([_rank(w - before) for w, before in zip(small.weights(), w0, strict=True)])
+    return _row(
+        peer.name, peer.source, "PEFT", peer.setting, peer.trained, numbers, rounds,
+        (ranks[0], peer.formula), (ranks[-1], peer.formula_rounds),
+    )  # fmt: skip
+
+
+def count_trained(peer: Peer, small: OneOfEach) -> int:
+    """Trainable numbers of the whole model, from those of one module of each shape; wraps `small`.
+
+    In fp32, as one would train: on fp64 weights PEFT unfreezes AdaLoRA's counter of ranks.
+    """
+    wrapped = get_peft_model(small.float(), peer.config(list(small.names)))
+    if peer.shared:
+        return _trainable(wrapped)
+    return sum(count * _trainable(layer) for count, layer in zip(small.counts, small.layers, strict=True))
+
+
+def _own_rows(model: nn.Module, names: list[str], adapter: AdapterConfig, rounds: int) -> list[dict]:
+    """What boostlib builds. LoRA-XS is TinyLoRA with r^2 numbers for every module: both span every R."""
+    small, tied = OneOfEach(model, names), f"r={adapter.rank}, u={adapter.u}, {adapter.n_tie} modules tied"
+    span = "boostlib (TinyLoRA, u=r^2, untied)"
+    same = "r: the block is the same each time"
+    top, rotate = replace(adapter, strategy="top"), replace(adapter, strategy="rotate")
+    kinds = [
+        *(("LoRA-XS", "2405.17604", span, f"r={r}", "R", AdapterConfig(rank=r, u=r * r, n_tie=1, strategy="top"), same)
+          for r in (1, 2)),
+        ("TinyLoRA", "2602.04118", "boostlib", tied, "v", top, same),
+        ("BoostLoRA", "2604.27308", "boostlib", tied, "v", rotate, "r T: blocks are disjoint"),
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        basis = SVDBasis.from_model(small, max(adapter.rank * rounds, 2), cache_dir=folder)
+    rows = []
+    for name, source, built, setting, trained, config, formula in kinds:
+        one, total = (_own_ranks(basis, config, count) for count in (1, rounds))
+        numbers = config.num_parameters(len(names))
+        rows.append(_row(name, source, built, setting, trained, numbers, rounds, (one, "r"), (total, formula)))
+    return rows
+
+
+def _own_ranks(basis: SVDBasis, config: AdapterConfig, rounds: int) -> list[int]:
+    torch.manual_seed(0)
+    total = LowRankUpdate()
+    for t in range(rounds):
+        tiny = TinyLoRA(basis, replace(config, n_tie=1), t)
+        tiny.v.data.normal_(std=NOISE)
+        total += tiny.update()
+    return [epsilon_rank(b, a, EPS) for b, a in total.values()]
+
+
+def _row(name, source, built, setting, trained, numbers, rounds: int, one, total) -> dict:
+    return {
+        "method": name,
+        "arXiv": source,
+        "built with": built,
+        "smallest setting": setting,
+        "trained": trained,
+        "numbers": numbers,
+        "rank": _span(one[0]),
+        "rank, formula": one[1],
+        f"numbers, {rounds} rounds": numbers * rounds,
+        f"rank, {rounds} rounds": _span(total[0]),
+        "rank, T rounds, formula": total[1],
+    }
+
+
+def _lora(names: list[str], **settings) -> LoraConfig:
+    return LoraConfig(r=1, lora_alpha=1, target_modules=names, **settings)
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    linear = nn.Linear(*weight.shape[::-1], bias=False, dtype=torch.float64, device=weight.device)
+    linear.weight.data.copy_(weight)
+    return linear
+
+
+def _trainable(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _rank(delta: Tensor) -> int:
+    s = torch.linalg.svdvals(delta)  # (min(out, in),)
+    return int((s > EPS * s[0]).sum())
+
+
+def _span(ranks: list[int]) -> str:
+    low, high = min(ranks), max(ranks)
+    return str(low) if low == high else f"{low}-{high}"

@@ -19,10 +19,11 @@ class Training:
     skipped: str = ""  # why nothing was learned; empty where something was
     losses: list[float] = field(default_factory=list)  # cross-entropy: mean loss of each step
     validation: list[float] = field(default_factory=list)  # cross-entropy: loss at the start, then at each check
+    choice: dict[str, Any] = field(default_factory=dict)  # greedy: the plan and what probing cost, see choose.py
 
     def record(self) -> dict[str, Any]:
-        """The part that a round's line keeps."""
-        return {key: value for key, value in vars(self).items() if key != "seconds"}
+        """The part that a round's line keeps under these names."""
+        return {key: value for key, value in vars(self).items() if key not in ("seconds", "choice")}
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Round:
     fixed: list[str]
     broken: list[str]
     steps: int
-    seconds: dict[str, float]  # train, merge, evaluate
+    seconds: dict[str, float]  # train, merge, evaluate; greedy: probe
     tokens: int
     rewards: list[float]
     signal: list[float]

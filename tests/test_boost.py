@@ -162,10 +162,14 @@ def test_training_sees_the_failures_in_the_order_of_the_task(start, kit):
 @pytest.mark.parametrize(
     "settings",
     [
-        {}, {"dtype": torch.bfloat16}, {"strategy": "top", "tied": False}, {"scaling": "normalized", "n_tie": 14, "u": 1},
-        {"strategy": "greedy", "tied": False, "n_tie": 5}, {"strategy": "greedy", "n_tie": 1, "u": 1},
+        {},
+        {"dtype": torch.bfloat16},
+        {"strategy": "top", "tied": False},
+        {"scaling": "normalized", "n_tie": 14, "u": 1},
+        {"strategy": "greedy", "tied": False, "n_tie": 5},
+        {"strategy": "greedy", "n_tie": 1, "u": 1},
     ],
-)  # fmt: skip
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(start, settings):
     whole = start("whole", 3, **settings)
     for rounds in (1, 2, 3):  # each call a fresh model, and more rounds than the one before

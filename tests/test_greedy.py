@@ -362,6 +362,24 @@ def test_rounds_with_grpo_record_their_choice_and_replay_from_it(start, tiny_lla
     assert fingerprint_tensors(rebuilt.state_dict()) == fingerprint_tensors(run.model.state_dict())
 
 
+def test_a_round_that_was_trained_keeps_its_recorded_plan(start, monkeypatch):
+    """Another machine's gradient differs in its last bits: a resumed round must not choose again."""
+
+    class Killed(BaseException):
+        pass
+
+    def die(point):
+        if point == "after the round file":
+            raise Killed
+
+    whole = start("whole", rounds=1, trainer=FakeTrainer(), shrinkage=0.5)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("boostlib.ledger.reached", die)
+        start("cut", rounds=1, trainer=FakeTrainer(), shrinkage=0.5)
+    monkeypatch.setattr(FakeTrainer, "probe", None)
+    assert same_runs(whole.ledger, start("cut", rounds=1, trainer=FakeTrainer(), shrinkage=0.5).ledger)
+
+
 def test_probing_sees_the_failures_and_the_guard_what_is_right(start):
     asked = []
 

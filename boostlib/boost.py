@@ -70,6 +70,7 @@ def boost(
                 if not failures:
                     _say(bar, "nothing is answered wrongly any more: no failures left to train on")
                     break
+                bar.set_postfix_str(f"round {t}: looking where to train")
                 adapter, choice = fresh_adapter(run, tokenizer, task, trainer, failures, t)
                 trained = _train(run, tokenizer, task, trainer, failures, adapter, choice, bar)  # 3
                 _merge_and_record(run, tokenizer, task, failures, adapter, trained, bar)  # 4

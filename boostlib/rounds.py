@@ -114,6 +114,16 @@ class Round:
         return not self.skipped and self.decision in ("", "promote")
 
     @property
+    def cost(self) -> dict[str, float]:
+        """What the round took, probing counted: batches run backward, tokens, seconds of probing and training."""
+        probed = self.extra.get("greedy", {})
+        return {
+            "batches": self.steps + probed.get("batches", 0),
+            "tokens": self.tokens + probed.get("tokens", 0),
+            "seconds": self.seconds.get("probe", 0.0) + self.seconds["train"],
+        }
+
+    @property
     def decision(self) -> str:
         """What a gate decided: promote, reject or stop; empty in a run without a gate."""
         return self.extra.get("gate", {}).get("decision", "")

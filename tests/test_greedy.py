@@ -36,6 +36,7 @@ from boostlib.greedy import block_norms, choose_plan
 from boostlib.identity import check_identity
 from boostlib.methods import with_method
 from boostlib.presets import MATH
+from boostlib.report import rounds_table
 from boostlib.stable import fingerprint_tensors, normals, philox, stable_seed
 from boostlib.tasks.base import Score
 
@@ -355,8 +356,11 @@ def test_rounds_with_grpo_record_their_choice_and_replay_from_it(start, tiny_lla
         said = row.extra["greedy"]
         assert said["batches"] == 1 and said["tokens"] >= 12 and said["fallback"] == 0
         assert all(slope > mean > 0 for slope, mean in zip(said["slope"], said["mean"], strict=True))
-        assert row.seconds["probe"] >= 0 and set(row.seconds) == {"probe", "train", "merge", "evaluate"}
+        assert row.cost["batches"] == row.steps + 1 and row.cost["tokens"] == row.tokens + said["tokens"]
+        assert row.cost["seconds"] == row.seconds["probe"] + row.seconds["train"]
+        assert row.seconds["probe"] > 0 and set(row.seconds) == {"probe", "train", "merge", "evaluate"}
     assert len({tuple(row.plan) for row in run.rounds}) == 2
+    assert rounds_table(run.ledger)["probing batches"].tolist()[1:] == [1, 1]
     monkeypatch.setattr(GRPO, "probe", None)  # neither data nor gradients are asked for again
     rebuilt = replay(run.dir, model=tiny_llama())
     assert fingerprint_tensors(rebuilt.state_dict()) == fingerprint_tensors(run.model.state_dict())

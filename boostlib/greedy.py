@@ -85,6 +85,7 @@ def choose_plan(
     """
     names = list(basis)
     _require_finite(gradients)
+    _require_finite(guard or {})
     choices = []
     for group in range(config.groups(len(names))):
         members = names[group * config.n_tie : (group + 1) * config.n_tie]

@@ -37,6 +37,7 @@ from boostlib.identity import check_identity
 from boostlib.methods import with_method
 from boostlib.presets import MATH
 from boostlib.report import rounds_table
+from boostlib.rounds import Training
 from boostlib.stable import fingerprint_tensors, normals, philox, stable_seed
 from boostlib.tasks.base import Score
 
@@ -296,9 +297,10 @@ def test_a_group_without_blocks_left_and_a_nan_are_errors(parts):
     settings = AdapterConfig(strategy="greedy", blocks=2, n_tie=7)
     with pytest.raises(BoostError, match="group 1 has taken all 2 blocks"):
         choose_plan(gradients, basis, settings, Greedy(candidates=2), 2, [{0}, {0, 1}])
-    gradients[list(basis)[3]][0, 0] = math.nan
-    with pytest.raises(TrainingError, match=f"NaN in the probed gradient of {list(basis)[3]}"):
-        choose_plan(gradients, basis, settings, Greedy(candidates=2), 0)
+    broken = {**gradients, list(basis)[3]: torch.full((8, 8), math.nan)}
+    for one, guard in ((broken, None), (gradients, broken)):
+        with pytest.raises(TrainingError, match=f"NaN in the probed gradient of {list(basis)[3]}"):
+            choose_plan(one, basis, settings, Greedy(candidates=2), 0, guard=guard)
 
 
 def test_block_norms_say_where_the_gradient_lies(parts):
@@ -341,9 +343,9 @@ def test_more_rounds_than_blocks_and_a_missing_plan_are_errors(parts):
 def start(tiny_llama, tiny_tokenizer, tmp_path):
     """start(name, trainer=..., ...): one call of boost on a fresh model with greedy rounds."""
 
-    def run(name="run", rounds=2, trainer=None, task=None, **more):
+    def run(name="run", rounds=2, trainer=None, task=None, model=None, **more):
         settings = config(rounds, strategy="greedy", **more)
-        arguments = tiny_llama(), tiny_tokenizer, task or ParityTask(), trainer or HARD, settings
+        arguments = model or tiny_llama(), tiny_tokenizer, task or ParityTask(), trainer or HARD, settings
         return boost(*arguments, tmp_path / name, progress=False)
 
     return run
@@ -382,6 +384,23 @@ def test_a_round_that_was_trained_keeps_its_recorded_plan(start, monkeypatch):
         start("cut", rounds=1, trainer=FakeTrainer(), shrinkage=0.5)
     monkeypatch.setattr(FakeTrainer, "probe", None)
     assert same_runs(whole.ledger, start("cut", rounds=1, trainer=FakeTrainer(), shrinkage=0.5).ledger)
+
+
+def test_an_interrupt_while_probing_leaves_the_model_and_the_run_to_go_on_with(start, tiny_llama):
+    class Interrupted(FakeTrainer):
+        def probe(self, model, *arguments):
+            super().probe(model, *arguments)
+            if len(self.trained) == 1:
+                raise KeyboardInterrupt
+            return Training(steps=1, tokens=12)
+
+    model = tiny_llama()
+    with pytest.raises(KeyboardInterrupt):
+        start("cut", trainer=Interrupted(), model=model)
+    assert fingerprint_tensors(model.state_dict()) == fingerprint_tensors(tiny_llama().state_dict())
+    assert not any(m._forward_hooks for m in model.modules()) and all(p.requires_grad for p in model.parameters())
+    whole = start("whole", trainer=FakeTrainer())
+    assert same_runs(whole.ledger, start("cut", trainer=FakeTrainer(), model=model).ledger)
 
 
 def test_probing_sees_the_failures_and_the_guard_what_is_right(start):

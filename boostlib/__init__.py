@@ -11,6 +11,7 @@ from boostlib.evaluate import Result, evaluate, paired_bootstrap
 from boostlib.export import export_bundle, export_merged, export_peft
 from boostlib.gate import Gate
 from boostlib.generate import encode, generate
+from boostlib.greedy import Greedy
 from boostlib.grpo import GRPO
 from boostlib.html_report import write_html
 from boostlib.identity import BoostConfig
@@ -33,6 +34,7 @@ __all__ = [
     "Bundle",
     "CrossEntropy",
     "Gate",
+    "Greedy",
     "Ledger",
     "LowRankUpdate",
     "Preset",

@@ -10,6 +10,8 @@ import transformers
 from boostlib.errors import BoostError
 from boostlib.methods import METHODS
 
+GREEDY = ("candidates", "probe_batches", "choose", "guard", "start")  # fields of Greedy, each an option
+
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0, 1 for an error that the message explains, 130 after Ctrl-C."""
@@ -41,6 +43,9 @@ def _boost(args) -> None:
     from boostlib.presets import SECTIONS, preset
     from boostlib.report import rounds_table
 
+    unused = sorted(_given(args, "blocks", *GREEDY)) if args.method != "greedy" else []
+    if unused:
+        raise BoostError(f"--{unused[0].replace('_', '-')} says how greedy rounds choose: add --method greedy")
     chosen = preset(args.preset, SECTIONS[args.section]).with_seed(args.seed)
     if args.numbers:
         chosen = with_size(chosen, args.numbers)
@@ -49,10 +54,11 @@ def _boost(args) -> None:
     chosen = replace(chosen, **_given(args, "model", "dtype"))
     if args.learning_rate:  # whatever the method trains
         chosen = replace(chosen, full_learning_rate=args.learning_rate, lora_learning_rate=args.learning_rate)
-    adapter = replace(chosen.boost.adapter, **_given(args, "scaling", "rank", "u", "n_tie"))
+    adapter = replace(chosen.boost.adapter, **_given(args, "scaling", "rank", "u", "n_tie", "blocks"))
+    greedy = replace(chosen.boost.greedy, **_given(args, *GREEDY))
     chosen = replace(
         chosen,
-        boost=replace(chosen.boost, adapter=adapter, **_given(args, "rounds")),
+        boost=replace(chosen.boost, adapter=adapter, greedy=greedy, **_given(args, "rounds", "shrinkage")),
         trainer=replace(chosen.trainer, **_given(args, "learning_rate", "max_steps")),
     )
     run_dir = args.run_dir or f"runs/{chosen.task}-{args.preset}-{args.method}{args.numbers or ''}-seed{args.seed}"
@@ -242,6 +248,14 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--scaling", choices=("paper", "normalized"))
     for name, kind in (("rank", int), ("u", int), ("n-tie", int), ("learning-rate", float), ("max-steps", int)):
         sub.add_argument(f"--{name}", type=kind)
+    sub.add_argument("--shrinkage", type=float, help="what a trained adapter is multiplied by before merging")
+    greedy = sub.add_argument_group("greedy rounds", "how --method greedy chooses, see greedy.py")
+    greedy.add_argument("--blocks", type=int, help="blocks of directions to choose from (20)")
+    greedy.add_argument("--candidates", type=int, help="draws of P to choose from (256)")
+    greedy.add_argument("--probe-batches", type=int, help="batches whose gradient decides (2)")
+    greedy.add_argument("--choose", choices=("both", "block", "candidate"))
+    greedy.add_argument("--guard", type=float, help="weight of the harm to correct examples (0)")
+    greedy.add_argument("--start", type=float, help="size of v at the start, against the gradient (0)")
 
 
 if __name__ == "__main__":

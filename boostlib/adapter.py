@@ -7,7 +7,8 @@ consecutive target modules share one row of v, so an adapter has ceil(modules / 
 
 BoostLoRA's contribution is where J lies: "rotate" takes the next block of r directions each round, t*r .. (t+1)*r, so
 that ranks of successive updates add up; "top" stays at 0 .. r, as TinyLoRA does. (Monolithic training, an ablation of
-the paper, is "top" with rank r*T in a single round.)
+the paper, is "top" with rank r*T in a single round.) Ours, not the paper's: "greedy" chooses a block and a P for each
+group from gradients, see greedy.py.
 
 Departures and choices that no source states: modules are tied in model order; P is normal and drawn per module from
 (seed, round, candidate, module name), so it never has to be stored; "normalized" scaling multiplies S[J] so that its
@@ -16,8 +17,9 @@ mean equals the first block's, giving later rounds steps of the same size.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ from boostlib.errors import BoostError, ModelError
 from boostlib.stable import philox
 from boostlib.update import LowRankUpdate, Weights
 
-STRATEGIES = ("rotate", "top")
+STRATEGIES = ("rotate", "top", "greedy")
 SCALINGS = ("paper", "normalized")
 
 Plan = Sequence[tuple[int, int]]  # per group of tied modules: (block of directions, candidate for P)
@@ -38,7 +40,8 @@ class AdapterConfig:
     """Settings of every round's adapter; part of a run's identity.
 
     rank: directions r per round. u: numbers per group. n_tie: consecutive modules that share them.
-    strategy: "rotate" (the paper) or "top". scaling: "paper" or "normalized". seed: of P.
+    strategy: "rotate" (the paper), "top" or "greedy". scaling: "paper" or "normalized". seed: of P. blocks: how many
+    blocks of directions "greedy" chooses from, one a merged round and group; the other strategies have no use for it.
     """
 
     rank: int = 2
@@ -47,9 +50,10 @@ class AdapterConfig:
     strategy: str = "rotate"
     scaling: str = "paper"
     seed: int = 0
+    blocks: int = 20
 
     def __post_init__(self):
-        for field in ("rank", "u", "n_tie"):
+        for field in ("rank", "u", "n_tie", "blocks"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
                 raise BoostError(f"AdapterConfig({field}={value!r}): must be a whole number of at least 1")
@@ -72,10 +76,26 @@ class AdapterConfig:
 
     def basis_rank(self, rounds: int) -> int:
         """Directions per weight that a run of `rounds` rounds needs."""
-        return self.rank * (rounds if self.strategy == "rotate" else 1)
+        return self.rank * {"rotate": rounds, "top": 1, "greedy": self.blocks}[self.strategy]
+
+    def settings(self) -> dict[str, Any]:
+        """What identifies these settings in a run: `blocks` only where it decides anything."""
+        return {name: value for name, value in asdict(self).items() if name != "blocks" or self.strategy == "greedy"}
+
+    def stretch(self, s: Tensor, block: int) -> Tensor | float:
+        """What S[J] of a block is multiplied by: 1, or, normalized, mean(S of the first block) / mean(S[J])."""
+        if self.scaling == "paper":
+            return 1.0
+        return s[: self.rank].mean() / s[block * self.rank : (block + 1) * self.rank].mean()
+
+    def noise_key(self, round: int, candidate: int, name: str) -> tuple[int | str, ...]:
+        """What a module's P (u, r, r) is drawn from."""
+        return "P", self.seed, round, candidate, name
 
     def default_plan(self, modules: int, round: int) -> list[tuple[int, int]]:
         """The plan of a round for "rotate" and "top": the same block for every group, candidate 0."""
+        if self.strategy == "greedy":
+            raise BoostError('strategy="greedy" has no plan until gradients were seen: pass plan= (greedy.choose_plan)')
         return [(round if self.strategy == "rotate" else 0, 0)] * self.groups(modules)
 
 
@@ -85,6 +105,23 @@ class BoostAdapter(nn.Module):
     def __init__(self, groups: int, u: int, device: torch.device | str = "cpu"):
         super().__init__()
         self.v = nn.Parameter(torch.zeros(groups, u, dtype=torch.float32, device=device))
+
+
+@contextmanager
+def only_trainable(model: nn.Module, adapter: BoostAdapter) -> Iterator[None]:
+    """Inside, `adapter` is the model's `boost_adapter`, and nothing else requires a gradient."""
+    if hasattr(model, "boost_adapter"):
+        raise ModelError("this model has an adapter attached already: detach it first")
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    for parameter, _ in flags:
+        parameter.requires_grad_(False)
+    model.boost_adapter = adapter
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        del model.boost_adapter
 
 
 class TinyLoRA:
@@ -136,32 +173,25 @@ class TinyLoRA:
         weights: the run's W0 and merged update, from which `folded` recomputes; default: the model's present weights.
         Parameter names stay plain; the model gains one submodule, `boost_adapter`.
         """
-        if hasattr(model, "boost_adapter"):
-            raise ModelError("this model has an adapter attached already: detach it first")
         try:
             modules = [model.get_submodule(name) for name in self.names]
         except AttributeError as error:
             raise ModelError(f"this adapter was made for another model: {error}") from None
+        attached = ExitStack()
+        attached.enter_context(only_trainable(model, self._parameters))
         device = modules[0].weight.device
         self.v.data = self.v.data.to(device)
         self._on_device = {name: tuple(t.to(device) for t in parts) for name, parts in self._factors.items()}
-        self._frozen = [(p, p.requires_grad) for p in model.parameters()]
-        for parameter, _ in self._frozen:
-            parameter.requires_grad_(False)
-        model.boost_adapter = self._parameters
-        self._hooks = [m.register_forward_hook(self._hook(i)) for i, m in enumerate(modules)]
-        self._model, self._weights = model, weights
+        for i, module in enumerate(modules):
+            attached.callback(module.register_forward_hook(self._hook(i)).remove)
+        self._model, self._weights, self._attached = model, weights, attached
         return self
 
     def detach(self) -> None:
         """Take the adapter off: the model is as it was before `attach`."""
         if self._model is None:
             return
-        for hook in self._hooks:
-            hook.remove()
-        for parameter, flag in self._frozen:
-            parameter.requires_grad_(flag)
-        del self._model.boost_adapter
+        self._attached.close()
         self._model = self._weights = None
 
     @contextmanager
@@ -205,10 +235,8 @@ class TinyLoRA:
         r, (block, candidate), name = self.config.rank, self.plan[self.group(index)], self.names[index]
         u, s, vh = basis[name]
         span = slice(block * r, (block + 1) * r)
-        scale = s[span]
-        if self.config.scaling == "normalized":
-            scale = scale * (s[:r].mean() / scale.mean())
-        noise = philox("P", self.config.seed, self.round, candidate, name).standard_normal((self.config.u, r, r))
+        scale = s[span] * self.config.stretch(s, block)
+        noise = philox(*self.config.noise_key(self.round, candidate, name)).standard_normal((self.config.u, r, r))
         return u[:, span] * scale, vh[span].contiguous(), torch.from_numpy(noise / math.sqrt(r)).float()
 
     def _check_reach(self, basis: SVDBasis) -> None:

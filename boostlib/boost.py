@@ -8,18 +8,19 @@
 
 Step 1 of a round is the evaluation that closed the round before it. Departures: a round that could learn nothing is
 recorded with its reason and merges nothing; every round is on disk before the next begins, so a run can be stopped at
-any instant and continued by the same call. Ours too, and off by default: a gate that merges only rounds that pay.
+any instant and continued by the same call. Ours too, and off by default: a gate that merges only rounds that pay, and
+greedy rounds, which first look where training would gain most (choose.py).
 """
 
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 from tqdm.auto import tqdm
 
 from boostlib.adapter import TinyLoRA
+from boostlib.choose import chosen, fresh_adapter, training_examples
 from boostlib.errors import DataError
 from boostlib.evaluate import Result, evaluate
 from boostlib.gate import Gate
@@ -27,7 +28,7 @@ from boostlib.identity import BoostConfig, round_seed
 from boostlib.judge import judge, require_sound_guards, stopped
 from boostlib.rounds import Base, Round, Scores, Training, pack_bits, pack_logits
 from boostlib.run import Run, open_run
-from boostlib.tasks.base import Example, Task
+from boostlib.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,9 @@ def boost(
     """Boost `model` in place for `config.rounds` rounds, recording them in `run_dir`; continues what is there.
 
     trainer: anything with `settings()` and `train(model, tokenizer, task, examples, adapter, seed, on_step)`, such as
-    GRPO or CrossEntropy. gate: merge a round only where its rule says so (see gate.py); None, as in the paper, merges
-    all. Raises RunError where run_dir holds another run. Ctrl-C leaves a run that the same call continues.
+    GRPO or CrossEntropy; for greedy rounds `probe(model, tokenizer, task, examples, batches, seed)` too. gate: merge a
+    round only where its rule says so (see gate.py); None, as in the paper, merges all. Raises RunError where run_dir
+    holds another run. Ctrl-C leaves a run that the same call continues.
     """
     config = config or BoostConfig()
     if gate:
@@ -68,8 +70,9 @@ def boost(
                 if not failures:
                     _say(bar, "nothing is answered wrongly any more: no failures left to train on")
                     break
-                adapter = TinyLoRA(run.basis, config.adapter, t)
-                trained = _train(run, tokenizer, task, trainer, failures, adapter, bar)  # 3
+                bar.set_postfix_str(f"round {t}: looking where to train")
+                adapter, choice = fresh_adapter(run, tokenizer, task, trainer, failures, t)
+                trained = _train(run, tokenizer, task, trainer, failures, adapter, choice, bar)  # 3
                 _merge_and_record(run, tokenizer, task, failures, adapter, trained, bar)  # 4
                 bar.update()
         except KeyboardInterrupt:
@@ -82,7 +85,9 @@ def boost(
     return run
 
 
-def _train(run: Run, tokenizer, task: Task, trainer, failures: list[str], adapter: TinyLoRA, bar) -> Training:
+def _train(
+    run: Run, tokenizer, task: Task, trainer, failures: list[str], adapter: TinyLoRA, choice: dict, bar
+) -> Training:
     """Train the adapter on the failures, or take up what a killed process had trained already."""
     index, start = adapter.round, time.perf_counter()
     recorded = run.ledger.load_v(index)
@@ -100,15 +105,12 @@ def _train(run: Run, tokenizer, task: Task, trainer, failures: list[str], adapte
     bar.set_postfix(**status)
     adapter.attach(run.model, run.weights)
     try:
-        examples = task.split("train")
-        if run.config.train_on == "failures":
-            examples = _pick(examples, failures)
-        trained = trainer.train(
-            run.model, tokenizer, task, examples, adapter, seed=round_seed(run.config.seed, index), on_step=show
-        )
+        examples, seed = training_examples(run, task, failures), round_seed(run.config.seed, index)
+        trained = trainer.train(run.model, tokenizer, task, examples, adapter, seed=seed, on_step=show)
     finally:
         adapter.detach()
-    trained.seconds = time.perf_counter() - start
+    adapter.v.data.mul_(run.config.shrinkage)
+    trained.seconds, trained.choice = time.perf_counter() - start, choice
     run.ledger.save_v(index, adapter.v, vars(trained))
     return trained
 
@@ -128,7 +130,7 @@ def _merge_and_record(
         if trained.skipped
         else score_splits(run.model, tokenizer, task, run.config, not bar.disable)
     )
-    extra = _judged(run, task, failures, scores, trained)
+    extra = _judged(run, task, failures, scores, trained) | chosen(trained.choice)
     merged = not trained.skipped and extra.get("gate", {}).get("decision", "promote") == "promote"
     if not merged and not trained.skipped:  # rejected: the model and its scores are those before the round
         run.weights.set(before)
@@ -142,6 +144,7 @@ def _merge_and_record(
         update_norm=run.update.norm(),
         fold_retention=retention,
         seconds={
+            **({"probe": trained.choice["seconds"]} if trained.choice else {}),
             "train": round(trained.seconds, 2),
             "merge": round(folded - start, 2),
             "evaluate": round(time.perf_counter() - folded, 2),
@@ -218,11 +221,6 @@ def _unchanged(last: Base | Round, failures: list[str]) -> dict:
         "train_strict": last.train_strict,
         "metrics": last.metrics,
     }
-
-
-def _pick(examples: Sequence[Example], ids: list[str]) -> list[Example]:
-    wanted = set(ids)
-    return [example for example in examples if example.id in wanted]
 
 
 def _tell(bar, row: Round) -> None:

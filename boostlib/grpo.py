@@ -9,7 +9,7 @@ to learn from: the round is tried again with more samples a prompt, then skipped
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -89,3 +89,16 @@ class GRPO:
                 trained.skipped = f"no group of {len(examples)} failures had an advantage, {samples} samples a prompt"
                 return trained
             samples *= 2
+
+    def probe(
+        self, model: nn.Module, tokenizer, task: TextTask, examples: Sequence[Example], batches: int, seed: int = 0
+    ) -> Training:
+        """Backward passes over `batches` batches of training on `examples`, sampled anew, and no step.
+
+        For whoever listens to gradients (core_gradient.py); the losses are those of `train`, clipping aside. Batches
+        without an advantage bring a gradient of 0, and `signal` says so: there is no second try.
+        """
+        from boostlib.trl_trainer import train_once
+
+        once = replace(self, max_steps=batches, epochs=float(batches * self.prompts))  # however few the examples
+        return train_once(once, model, tokenizer, task, examples, None, seed, self.samples, probing=True)

@@ -20,6 +20,7 @@ from torch import nn
 from boostlib.adapter import AdapterConfig
 from boostlib.errors import BoostError, RunError
 from boostlib.gate import Gate
+from boostlib.greedy import Greedy
 from boostlib.ledger import Ledger
 from boostlib.stable import fingerprint_json, fingerprint_tensors, stable_seed
 from boostlib.tasks.base import Task, require_unique_ids
@@ -32,7 +33,9 @@ class BoostConfig:
     rounds: how many in all; may be raised later. train_on: "failures", or "all" for TinyLoRA's way.
     held_out: splits scored after every round. targets: module names to adapt, default every linear of the blocks.
     batch_size: prompts decoded together in evaluation. w0_device: where the copy of W0 is kept ("cpu" saves GPU memory
-    and costs a transfer per fold); default: with the model.
+    and costs a transfer per fold); default: with the model. greedy: how strategy="greedy" chooses; the others ignore
+    it. shrinkage: what a trained adapter is multiplied by before it is merged (gradient boosting's learning rate; ours,
+    1 in the paper).
     """
 
     rounds: int = 20
@@ -43,12 +46,21 @@ class BoostConfig:
     targets: tuple[str, ...] | None = None
     batch_size: int = 64
     w0_device: str | None = None
+    greedy: Greedy = field(default_factory=Greedy)
+    shrinkage: float = 1.0
 
     def __post_init__(self):
         if self.rounds < 1:
             raise BoostError(f"BoostConfig(rounds={self.rounds}): must be at least 1")
         if self.train_on not in ("failures", "all"):
             raise BoostError(f'BoostConfig(train_on={self.train_on!r}): must be "failures" or "all"')
+        if not 0 < self.shrinkage <= 1:
+            raise BoostError(f"BoostConfig(shrinkage={self.shrinkage}): must be above 0 and at most 1")
+        if self.adapter.strategy == "greedy" and self.rounds > self.adapter.blocks:
+            raise BoostError(
+                f"BoostConfig(rounds={self.rounds}): greedy takes a new block of directions every round, and there are "
+                f"{self.adapter.blocks}: raise AdapterConfig(blocks=...)"
+            )
 
 
 def run_identity(
@@ -65,7 +77,7 @@ def run_identity(
         },
         "task": task.settings(),
         "data": {split: data_hash(task, split) for split in splits},
-        "adapter": asdict(config.adapter),
+        "adapter": config.adapter.settings(),
         "trainer": trainer.settings(),
         "targets": list(config.targets) if config.targets else None,
         "train_on": config.train_on,
@@ -73,6 +85,9 @@ def run_identity(
         "batch_size": config.batch_size,
         "seed": config.seed,
         **({"gate": gate.settings()} if gate else {}),
+        # only where they matter: runs recorded before there was a choice stay the runs they are
+        **({"greedy": asdict(config.greedy)} if config.adapter.strategy == "greedy" else {}),
+        **({"shrinkage": config.shrinkage} if config.shrinkage != 1 else {}),
     }
     return json.loads(json.dumps(identity))  # as it will be read back: no tuples, string keys
 

@@ -1,6 +1,8 @@
 """The methods that a section compares, each made from the same preset with the same number of optimizer steps.
 
 rotate     BoostLoRA: the next block of directions each round, trained on failures
+greedy     the same rounds, each group in the block and with the P that the failures' gradient favours; ours, not the
+           paper's, and each round pays for its probing batches on top
 top        the same rounds, always in the top block (the paper's ablation)
 monolithic one adapter over all directions of all rounds at once, as many parameters as one round, one long round on the
            failures (the paper's ablation)
@@ -14,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from boostlib.adapter import STRATEGIES
 from boostlib.boost import boost
 from boostlib.classifier import HEAD_FILE, load_classifier
 from boostlib.errors import BoostError
@@ -25,9 +28,10 @@ from boostlib.probe import train_head
 from boostlib.supervised import CrossEntropy
 from boostlib.tasks import load_task
 
-METHODS = ("rotate", "top", "monolithic", "tinylora", "lora", "full")
+METHODS = ("rotate", "greedy", "top", "monolithic", "tinylora", "lora", "full")
 LABELS = {
     "rotate": "BoostLoRA (rotate)",
+    "greedy": "greedy rounds (ours)",
     "top": "rounds in the top block",
     "monolithic": "monolithic, one round",
     "tinylora": "TinyLoRA, one shot",
@@ -40,7 +44,7 @@ def with_method(chosen: Preset, method: str) -> Preset:
     """The preset changed to `method`. One-round methods get the steps of all rounds together."""
     if method not in METHODS:
         raise BoostError(f"no method {method!r}; there are {', '.join(METHODS)}")
-    if method in ("rotate", "top"):
+    if method in STRATEGIES:
         return replace(chosen, boost=replace(chosen.boost, adapter=replace(chosen.boost.adapter, strategy=method)))
     adapter = replace(chosen.boost.adapter, strategy="top")
     if method == "monolithic":

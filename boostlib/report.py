@@ -29,6 +29,7 @@ def rounds_table(ledger: Ledger) -> pd.DataFrame:
                 "update norm": row.update_norm,
                 "fold retention": row.fold_retention,
                 "steps": row.steps,
+                **({"probing batches": row.cost["batches"] - row.steps} if "greedy" in row.extra else {}),
                 "seconds": sum(row.seconds.values()),
             }
         )

@@ -19,10 +19,11 @@ class Training:
     skipped: str = ""  # why nothing was learned; empty where something was
     losses: list[float] = field(default_factory=list)  # cross-entropy: mean loss of each step
     validation: list[float] = field(default_factory=list)  # cross-entropy: loss at the start, then at each check
+    choice: dict[str, Any] = field(default_factory=dict)  # greedy: the plan and what probing cost, see choose.py
 
     def record(self) -> dict[str, Any]:
-        """The part that a round's line keeps."""
-        return {key: value for key, value in vars(self).items() if key != "seconds"}
+        """The part that a round's line keeps under these names."""
+        return {key: value for key, value in vars(self).items() if key not in ("seconds", "choice")}
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Round:
     fixed: list[str]
     broken: list[str]
     steps: int
-    seconds: dict[str, float]  # train, merge, evaluate
+    seconds: dict[str, float]  # train, merge, evaluate; greedy: probe
     tokens: int
     rewards: list[float]
     signal: list[float]
@@ -111,6 +112,16 @@ class Round:
     def merged(self) -> bool:
         """Whether this round changed the weights."""
         return not self.skipped and self.decision in ("", "promote")
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """What the round took, probing counted: batches run backward, tokens, seconds of probing and training."""
+        probed = self.extra.get("greedy", {})
+        return {
+            "batches": self.steps + probed.get("batches", 0),
+            "tokens": self.tokens + probed.get("tokens", 0),
+            "seconds": self.seconds.get("probe", 0.0) + self.seconds["train"],
+        }
 
     @property
     def decision(self) -> str:

@@ -8,7 +8,7 @@ between devices, so neither is used.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,20 @@ def stable_seed(*parts: int | str, bits: int = 32) -> int:
 def philox(*parts: int | str) -> np.random.Generator:
     """A NumPy generator that depends on `parts` alone."""
     return np.random.Generator(np.random.Philox(key=stable_seed(*parts, bits=128)))
+
+
+def normals(keys: Iterable[Sequence[int | str]], shape: tuple[int, ...]) -> np.ndarray:
+    """(keys, *shape) fp64: row i is `philox(*keys[i]).standard_normal(shape)`, at a fifth of the time.
+
+    One generator is set back for each key, since making it costs more than what it draws.
+    """
+    bits = np.random.Philox(key=0)
+    fresh, generator, rows = bits.state, np.random.Generator(bits), []
+    for key in keys:
+        fresh["state"]["key"] = np.frombuffer(_blake(*key).digest()[:16], dtype="<u8").astype(np.uint64)
+        bits.state = fresh
+        rows.append(generator.standard_normal(shape))
+    return np.stack(rows)
 
 
 def fingerprint_tensors(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:

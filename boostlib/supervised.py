@@ -20,6 +20,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -107,16 +108,37 @@ class CrossEntropy:
             )
         return trained
 
+    def probe(
+        self, model: SequenceClassifier, tokenizer, task: LabelTask, examples: Sequence[Example], batches: int, seed=0
+    ) -> Training:
+        """Backward passes over `batches` batches of training on `examples`, and no step.
+
+        For whoever listens to gradients (core_gradient.py); the losses are those of `train`, clipping aside.
+        """
+        require_kind(model, task)
+        data, done = _Set(model, tokenizer, task, examples, self.balance), Training(samples=1)
+        model.eval()
+        with explain_oom("micro_batch of CrossEntropy", self.micro_batch):
+            for rows in self._batches(len(examples), batches, seed):
+                done.losses.append(round(data.backward(model, tokenizer, rows, self.micro_batch), 5))
+                done.tokens += sum(len(data.encoded[i].ids) for i in rows)
+                done.steps += 1
+        return done
+
+    def _batches(self, count: int, steps: int, seed: int) -> Iterator[np.ndarray]:
+        """Rows of each step: passes over the examples, each in a new order."""
+        a_pass = math.ceil(count / self.batch)
+        for step in range(steps):
+            if step % a_pass == 0:
+                order = philox("batches", seed, step // a_pass).permutation(count)
+            yield order[(step % a_pass) * self.batch :][: self.batch]
+
     def _steps(self, model, tokenizer, data: "_Set", parameters, seed: int, trained, on_step) -> Iterator[bool]:
         """One optimizer step at a time; says whether it is time to look at the validation loss."""
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
         total = self.num_steps(len(data.encoded))
-        a_pass = math.ceil(len(data.encoded) / self.batch)
         looks = {math.ceil(total * k / self.checks) for k in range(1, self.checks + 1)}
-        for step in range(total):
-            if step % a_pass == 0:
-                order = philox("batches", seed, step // a_pass).permutation(len(data.encoded))
-            rows = order[(step % a_pass) * self.batch :][: self.batch]
+        for step, rows in enumerate(self._batches(len(data.encoded), total, seed)):
             optimizer.zero_grad()
             loss = data.backward(model, tokenizer, rows, self.micro_batch)
             norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)

@@ -32,9 +32,21 @@ from boostlib.watch import Watch
 
 
 def train_once(
-    settings, model: nn.Module, tokenizer, task: TextTask, examples, adapter, seed: int, samples: int, on_step
+    settings,
+    model: nn.Module,
+    tokenizer,
+    task: TextTask,
+    examples,
+    adapter,
+    seed: int,
+    samples: int,
+    on_step=None,
+    probing: bool = False,
 ) -> Training:
-    """One pass of GRPO as `settings` (a GRPO) say, `samples` completions a prompt; the rest as in GRPO.train."""
+    """One pass of GRPO as `settings` (a GRPO) say, `samples` completions a prompt; the rest as in GRPO.train.
+
+    probing: the same batches, losses and backward passes, but no step: nothing moves.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     watch = Watch(parameters, adapter)
     prompts = min(settings.prompts, len(examples))
@@ -50,7 +62,7 @@ def train_once(
         trainer = FoldingTrainer(
             model,
             _reward(task, examples),
-            _config(settings, scratch, task, len(examples), samples, seed, model),
+            _config(settings, scratch, task, len(examples), samples, seed, model, 0.0 if probing else None),
             Dataset.from_list([{"prompt": e.prompt, "index": i} for i, e in enumerate(examples)]),
             processing_class=tokenizer,
             callbacks=[Recorder(trained, on_step)],
@@ -67,16 +79,16 @@ def train_once(
             _restore_forward(model, own_forward)
             model.eval()
     trained.tokens = trainer.generated_tokens
-    watch.check(had_signal=any(trained.signal))
+    watch.check(had_signal=any(trained.signal) and not probing)
     return trained
 
 
-def _config(settings, scratch, task, failures: int, samples: int, seed: int, model) -> GRPOConfig:
+def _config(settings, scratch, task, failures: int, samples: int, seed: int, model, rate: float | None) -> GRPOConfig:
     batch = min(settings.prompts, failures) * samples
     micro = max(d for d in range(1, min(settings.micro_batch, batch) + 1) if batch % d == 0)
     return GRPOConfig(
         output_dir=scratch,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.learning_rate if rate is None else rate,
         lr_scheduler_type="constant",
         weight_decay=0.0,
         max_grad_norm=settings.max_grad_norm,

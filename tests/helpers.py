@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from boostlib import AdapterConfig, BoostConfig, Ledger, boost
+from boostlib import AdapterConfig, BoostConfig, Greedy, Ledger, boost
+from boostlib.classifier import SequenceClassifier
 from boostlib.rounds import Training
 from boostlib.stable import philox
 from boostlib.tasks.base import Example, LabelTask, Score
@@ -113,11 +114,22 @@ class FakeTrainer:
             on_step({"step": 1, "of": 1, "reward": 0.5})
         return Training(steps=1, tokens=len(examples), samples=2, rewards=[0.5], signal=[1.0])
 
+    def probe(self, model, tokenizer, task, examples, batches, seed=0) -> Training:
+        """A loss that depends on the seed and the failures."""
+        draw = philox("fake probe", seed, *[e.id for e in examples])
+        for _ in range(batches):
+            ids = torch.from_numpy(draw.integers(5, 24, (2, 6)))
+            texts = not isinstance(model, SequenceClassifier)
+            out = model(input_ids=ids).logits if texts else model(ids, torch.ones_like(ids), torch.ones_like(ids))
+            (out.float() * torch.from_numpy(draw.standard_normal(tuple(out.shape))).float()).mean().backward()
+        return Training(steps=batches, tokens=12 * batches)
+
 
 def config(rounds: int = 3, **settings) -> BoostConfig:
-    """A run of so many rounds at 6 numbers a round (14 modules in groups of 7, u=3)."""
+    """A run of so many rounds at 6 numbers a round (14 modules in groups of 7, u=3); greedy: few pairs to take."""
+    settings = {"greedy": Greedy(candidates=4, probe_batches=1), **settings}
     adapter = {name: settings.pop(name) for name in list(settings) if name in AdapterConfig.__dataclass_fields__}
-    return BoostConfig(rounds=rounds, adapter=AdapterConfig(**{"n_tie": 7, "u": 3, **adapter}), **settings)
+    return BoostConfig(rounds=rounds, adapter=AdapterConfig(**{"n_tie": 7, "u": 3, "blocks": 4, **adapter}), **settings)
 
 
 def rows(ledger: Ledger) -> list[dict]:

@@ -36,7 +36,7 @@ def recorded_run(
     ledger.append(Base(ids, 0.25, 0.25, _scores(-1), _print(weights), 1.0))
     total, last = LowRankUpdate(), _print(weights)
     for index in range(rounds):
-        one = TinyLoRA(basis, adapter, index)
+        one = TinyLoRA(basis, adapter, index, _plan(adapter, len(basis), index))
         noise = philox("recorded", index).standard_normal(tuple(one.v.shape))
         one.v.data.copy_(torch.from_numpy(scale * noise))
         ledger.save_v(index, one.v, {})
@@ -51,6 +51,13 @@ def recorded_run(
         ids = [id for id in ids if id not in fixed] + broken
     weights.set(LowRankUpdate())
     return ledger
+
+
+def _plan(adapter: AdapterConfig, modules: int, index: int) -> list[tuple[int, int]] | None:
+    """Greedy: every group goes through the blocks in an order of its own."""
+    if adapter.strategy != "greedy":
+        return None
+    return [((index + group) % adapter.blocks, 3 * index + group) for group in range(adapter.groups(modules))]
 
 
 def _header(model, adapter, basis) -> dict:

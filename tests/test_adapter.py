@@ -30,7 +30,8 @@ def parts(tiny_llama, tmp_path):
     def make(dtype=torch.float32, round=0, v=None, model_seed=0, **config):
         model = tiny_llama(model_seed, dtype)
         settings = AdapterConfig(**{"n_tie": 4, "u": 3, **config})
-        adapter = TinyLoRA(SVDBasis.from_model(model, rank=8, cache_dir=tmp_path), settings, round)
+        plan = [(3 - group, group + 1) for group in range(4)] if settings.strategy == "greedy" else None
+        adapter = TinyLoRA(SVDBasis.from_model(model, rank=8, cache_dir=tmp_path), settings, round, plan)
         if v is not None:
             generator = torch.Generator().manual_seed(7)
             adapter.v.data.copy_(v * torch.randn(adapter.v.shape, generator=generator))
@@ -159,7 +160,7 @@ def test_folding_needs_an_attached_adapter(parts):
 # --- live and folded are the same function
 
 
-@pytest.mark.parametrize("strategy", ["rotate", "top"])
+@pytest.mark.parametrize("strategy", ["rotate", "top", "greedy"])
 @pytest.mark.parametrize("scaling", ["paper", "normalized"])
 def test_folded_agrees_with_live(parts, strategy, scaling):
     model, adapter = parts(round=2, v=TRAINED, strategy=strategy, scaling=scaling)

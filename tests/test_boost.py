@@ -117,9 +117,9 @@ def test_norms_and_ranks_are_those_of_the_update(start):
 
 
 @both
-@pytest.mark.parametrize(("strategy", "rank"), [("rotate", 6), ("top", 2)])
+@pytest.mark.parametrize(("strategy", "rank"), [("rotate", 6), ("top", 2), ("greedy", 6)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rank_grows_with_rotate_and_stays_with_top(start, strategy, rank, dtype):
+def test_rank_grows_with_rotate_and_greedy_and_stays_with_top(start, strategy, rank, dtype):
     run = start(strategy=strategy, dtype=dtype, tied=dtype == torch.float32)
     for name, factors in run.update.items():
         assert epsilon_rank(*factors, eps=1e-6) == rank, name
@@ -161,7 +161,14 @@ def test_training_sees_the_failures_in_the_order_of_the_task(start, kit):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"dtype": torch.bfloat16}, {"strategy": "top", "tied": False}, {"scaling": "normalized", "n_tie": 14, "u": 1}],
+    [
+        {},
+        {"dtype": torch.bfloat16},
+        {"strategy": "top", "tied": False},
+        {"scaling": "normalized", "n_tie": 14, "u": 1},
+        {"strategy": "greedy", "tied": False, "n_tie": 5},
+        {"strategy": "greedy", "n_tie": 1, "u": 1},
+    ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(start, settings):
     whole = start("whole", 3, **settings)
@@ -200,8 +207,9 @@ def test_nothing_answered_wrongly_ends_the_run(start):
 
 
 @both
-def test_a_skipped_round_is_recorded_and_merges_nothing(start, kit, tmp_path):
-    run = start(trainer=FakeTrainer(skip=(1,)))
+@pytest.mark.parametrize("strategy", ["rotate", "greedy"])
+def test_a_skipped_round_is_recorded_and_merges_nothing(start, kit, tmp_path, strategy):
+    run = start(trainer=FakeTrainer(skip=(1,)), strategy=strategy)
     first, skipped, last = run.rounds
     assert skipped.skipped == "nothing to learn" and not skipped.merged
     assert skipped.weights_fingerprint == first.weights_fingerprint != last.weights_fingerprint
@@ -210,8 +218,8 @@ def test_a_skipped_round_is_recorded_and_merges_nothing(start, kit, tmp_path):
     assert skipped.failures == last.failures
     assert {epsilon_rank(*factors, eps=1e-6) for factors in run.update.values()} == {4}
     assert prints(replay(tmp_path / "run", 1, kit.model())) == prints(replay(tmp_path / "run", 0, kit.model()))
-    again = start("again", trainer=FakeTrainer(skip=(1,)), rounds=2)
-    again = start("again", trainer=FakeTrainer(skip=(1,)))
+    again = start("again", trainer=FakeTrainer(skip=(1,)), rounds=2, strategy=strategy)
+    again = start("again", trainer=FakeTrainer(skip=(1,)), strategy=strategy)
     assert same_runs(run.ledger, again.ledger)
 
 
@@ -349,13 +357,14 @@ def test_a_second_call_on_the_same_run_is_refused(start):
 
 
 @both
+@pytest.mark.parametrize("strategy", ["rotate", "greedy"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_replay_gives_every_round_bit_for_bit(start, kit, tmp_path, dtype):
+def test_replay_gives_every_round_bit_for_bit(start, kit, tmp_path, dtype, strategy):
     seen = {}
-    run = start(rounds=1, dtype=dtype)
+    run = start(rounds=1, dtype=dtype, strategy=strategy)
     seen[0] = prints(run.model)
     for k in (1, 2):
-        seen[k] = prints(start(rounds=k + 1, dtype=dtype).model)
+        seen[k] = prints(start(rounds=k + 1, dtype=dtype, strategy=strategy).model)
     seen[-1] = prints(kit.model(dtype=dtype))
     for k, expected in seen.items():
         assert prints(replay(tmp_path / "run", k, model=kit.model(dtype=dtype))) == expected
@@ -379,8 +388,9 @@ def test_replay_refuses_another_model_and_an_unknown_round(start, kit, tmp_path)
 
 
 @both
-def test_after_an_interrupt_while_training_the_same_call_on_the_same_model_continues(start, kit, tmp_path):
-    whole = start("whole")
+@pytest.mark.parametrize("strategy", ["rotate", "greedy"])
+def test_after_an_interrupt_while_training_the_same_call_on_the_same_model_continues(start, kit, tmp_path, strategy):
+    whole = start("whole", strategy=strategy)
 
     def interrupt(index):
         if index == 2:
@@ -388,11 +398,11 @@ def test_after_an_interrupt_while_training_the_same_call_on_the_same_model_conti
 
     model = kit.model()
     with pytest.raises(KeyboardInterrupt):
-        start("cut", model=model, trainer=FakeTrainer(on_round=interrupt))
+        start("cut", model=model, trainer=FakeTrainer(on_round=interrupt), strategy=strategy)
     assert len(Ledger(tmp_path / "cut").rounds) == 2
     assert prints(model) == prints(kit.model()) != prints(whole.model)
     assert not hasattr(model, "boost_adapter") and all(p.requires_grad for p in model.parameters())
-    resumed = start("cut", model=model)
+    resumed = start("cut", model=model, strategy=strategy)
     assert same_runs(whole.ledger, resumed.ledger) and prints(resumed.model) == prints(whole.model)
 
 
@@ -452,11 +462,12 @@ def test_every_file_has_points_before_and_after_it(start, kit, die_at):
 
 
 @both
-@pytest.mark.parametrize("skip", [(), (1,)])
-def test_killed_at_any_point_a_run_ends_as_if_undisturbed(start, kit, die_at, skip, tmp_path):
+@pytest.mark.parametrize(("skip", "strategy"), [((), "rotate"), ((1,), "rotate"), ((1,), "greedy")])
+def test_killed_at_any_point_a_run_ends_as_if_undisturbed(start, kit, die_at, skip, strategy, tmp_path):
     def call(name):
         task = kit.task(train=8, test=3, **({"max_new_tokens": 1} if kit.make_task is ParityTask else {}))
-        return start(name, task=task, trainer=FakeTrainer(skip=skip), dtype=torch.bfloat16)
+        trainer = FakeTrainer(skip=skip)
+        return start(name, task=task, trainer=trainer, dtype=torch.bfloat16, strategy=strategy)
 
     whole = call("whole")
     assert [bool(row.skipped) for row in whole.rounds] == [t in skip for t in range(3)]

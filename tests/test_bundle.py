@@ -3,6 +3,7 @@
 import hashlib
 import json
 import lzma
+from dataclasses import replace
 
 import pytest
 import torch
@@ -40,8 +41,9 @@ def own_cache(monkeypatch, tmp_path_factory):
 
 
 @pytest.fixture
-def run(tiny_llama, tmp_path) -> Ledger:
-    return recorded_run(tmp_path / "run", tiny_llama(), CONFIG, 4, skip=(1,), scale=3.0)
+def run(request, tiny_llama, tmp_path) -> Ledger:
+    config = replace(CONFIG, strategy=getattr(request, "param", "rotate"), blocks=4)
+    return recorded_run(tmp_path / "run", tiny_llama(), config, 4, skip=(1,), scale=3.0)
 
 
 @pytest.fixture
@@ -68,6 +70,7 @@ def unpacked(file) -> tuple[dict, dict]:
 # --- what is in it
 
 
+@pytest.mark.parametrize("run", ["rotate", "greedy"], indirect=True)
 def test_rollback_from_a_bundle_is_bit_identical(run, bundle, tiny_llama):
     seen = set()
     for k in (3, 2, 1, 0, -1):

@@ -6,7 +6,7 @@ import pytest
 from helpers import FakeTrainer, ParityTask
 
 from boostlib import AdapterConfig, BoostConfig, Ledger, boost
-from boostlib.__main__ import main
+from boostlib.__main__ import _parser, main
 from boostlib.errors import BoostError
 from boostlib.methods import METHODS, recorded_runs, with_method
 from boostlib.presets import MATH
@@ -62,6 +62,7 @@ def test_errors_are_one_line_without_a_traceback(tmp_path, capsys):
 def test_every_method_of_a_preset_takes_the_same_number_of_steps():
     chosen = MATH["demo"]
     for method in METHODS:
+        assert _parser().parse_args(["boost", "--method", method]).method == method
         made = with_method(chosen, method)
         steps = made.boost.rounds * made.trainer.num_steps(256)
         assert steps == chosen.boost.rounds * chosen.trainer.num_steps(256)

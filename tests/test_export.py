@@ -49,7 +49,7 @@ def run(base, tmp_path):
     """run(**adapter settings): a recorded run of 3 rounds on the base, the second one skipped unless told otherwise."""
 
     def make(name="run", rounds=3, skip=(1,), scale=3.0, **settings) -> Ledger:
-        adapter = AdapterConfig(**{"n_tie": 7, "u": 3, **settings})
+        adapter = AdapterConfig(**{"n_tie": 7, "u": 3, "blocks": rounds, **settings})
         return recorded_run(tmp_path / name, load(base), adapter, rounds, skip, scale=scale)
 
     return make
@@ -69,7 +69,7 @@ def logits(model) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("n_tie", [1, 7])
-@pytest.mark.parametrize("strategy", ["rotate", "top"])
+@pytest.mark.parametrize("strategy", ["rotate", "top", "greedy"])
 def test_peft_loads_the_lora_and_gives_the_merged_models_logits(run, base, tmp_path, strategy, n_tie):
     ledger = run(strategy=strategy, n_tie=n_tie)
     export_peft(ledger.dir, tmp_path / "lora")

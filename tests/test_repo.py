@@ -22,7 +22,7 @@ PACKAGE = ROOT / "boostlib"
 # Each file imports only from files above it. A new file goes in where it belongs; a folder is one entry.
 LAYERS = """
     errors stable durable
-    basis rank update adapter lora_adapter
+    basis rank update adapter lora_adapter core_gradient greedy
     rounds ledger
     sandbox
     tasks
@@ -31,7 +31,7 @@ LAYERS = """
     stop generate features evaluate pass_at_k metrics probe grouping
     identity bundle run
     watch trl_trainer grpo supervised
-    boost finetune
+    choose boost finetune
     presets methods
     report growth dynamics peers
     plot_style plots plots_protein plots_rank plots_dynamics figures

@@ -10,6 +10,7 @@ from recorded import recorded_run
 
 from boostlib import (
     AdapterConfig,
+    Greedy,
     LowRankUpdate,
     SVDBasis,
     TinyLoRA,
@@ -22,6 +23,7 @@ from boostlib import (
 )
 from boostlib.bundle import open_record
 from boostlib.embedded import installed_weights
+from boostlib.greedy import choose_plan
 from boostlib.methods import prepare
 from boostlib.run import replay_run
 from boostlib.stable import fingerprint_tensors, philox
@@ -48,18 +50,30 @@ def ids():
     return torch.from_numpy(philox("ids").integers(0, 49000, (2, 24)))
 
 
-def adapter_with_v(basis, round=0, **settings):
-    adapter = TinyLoRA(basis, AdapterConfig(n_tie=18, **settings), round)
+def adapter_with_v(basis, round=0, plan=None, **settings):
+    adapter = TinyLoRA(basis, AdapterConfig(n_tie=18, **settings), round, plan)
     noise = philox("v", round).standard_normal(tuple(adapter.v.shape))
     adapter.v.data.copy_(torch.from_numpy(SIZE * noise))
     return adapter
 
 
-@pytest.mark.parametrize(("strategy", "rank"), [("rotate", 40), ("top", 2)])
+def greedy_plan(basis, round, used):
+    """By a made-up gradient; `used` grows."""
+    draw = torch.Generator().manual_seed(round)
+    gradients = {name: torch.randn(40, 40, generator=draw) * s[:, None] for name, (_, s, _) in basis.items()}
+    config = AdapterConfig(n_tie=18, strategy="greedy")
+    plan = [one.pair for one in choose_plan(gradients, basis, config, Greedy(candidates=4), round, used)]
+    for taken, (block, _) in zip(used, plan, strict=True):
+        taken.add(block)
+    return plan
+
+
+@pytest.mark.parametrize(("strategy", "rank"), [("rotate", 40), ("top", 2), ("greedy", 40)])
 def test_twenty_rounds_of_twelve_numbers_have_the_exact_rank_in_all_210_modules(basis, strategy, rank):
-    total = LowRankUpdate()
+    total, used = LowRankUpdate(), [set() for _ in range(12)]
     for t in range(20):
-        adapter = adapter_with_v(basis, t, strategy=strategy)
+        plan = greedy_plan(basis, t, used) if strategy == "greedy" else None
+        adapter = adapter_with_v(basis, t, plan, strategy=strategy)
         assert adapter.num_parameters == 12
         total = total + adapter.update()
     assert len(total) == 210

@@ -34,7 +34,8 @@ LAYERS = """
     boost finetune
     presets methods
     report growth dynamics
-    plot_style plots plots_protein plots_rank plots_dynamics
+    theory gibbs isolation measured fresh
+    plot_style plots plots_protein plots_rank plots_dynamics plots_theory
     class_report card lora export html_report
     bench bench_sandbox bench_export
     reproduce doctor

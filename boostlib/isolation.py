@@ -1,6 +1,6 @@
 """Gradient isolation: a round trains on failures alone, so how far do the examples move that it never saw?
 
-    z(W) = mean over the answer's tokens of logit[own token] - logit[runner-up]      the margin of the model's own answer
+    z(W) = mean over the answer's tokens of logit[own token] - logit[runner-up]     the margin of the model's own answer
     z(W + dW) - z(W) = <grad_v z, v> + second order,    |<grad_v z, v>| <= |grad_v z| |v|  and  <= |grad_W z| |dW|
 
 By construction a correct example adds nothing to a round's gradient; but the round moves weights that it shares, and to

@@ -50,7 +50,7 @@ def plot_movement(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def plot_bound_ratio(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Measured movement as a share of the two first-order bounds of `isolation`, every example a point, medians as bars.
+    """Measured movement as a share of the two first-order bounds of `isolation`, a point an example, medians as bars.
 
     Above 1 (dotted) terms of second order have carried a margin beyond the bound.
     """

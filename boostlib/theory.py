@@ -76,7 +76,7 @@ def kl_inverse(error: float, budget: float) -> float:
         raise BoostError(f"kl_inverse({error}, {budget}): error must lie in 0..1 and budget be at least 0")
     if binary_kl(error, 1 - 1e-15) <= budget:
         return 1.0
-    return float(brentq(lambda p: binary_kl(error, p) - budget, error, 1 - 1e-15)) if budget else error
+    return float(brentq(lambda p: binary_kl(error, p) - budget, error, 1 - 1e-15, xtol=1e-15)) if budget else error
 
 
 def gap_bound(nats: float, n: int, error: float | None = None) -> float:

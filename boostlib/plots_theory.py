@@ -54,7 +54,7 @@ def plot_bound_ratio(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     Above 1 (dotted) terms of second order have carried a margin beyond the bound.
     """
-    ax, bounds = canvas(ax), {"|∇ᵥz| |v|": "bound_v", "|∇_W z| |ΔW|": "bound_w"}
+    ax, bounds = canvas(ax), {r"$|\nabla_v z|\;|v|$": "bound_v", r"$|\nabla_W z|\;|\Delta W|$": "bound_w"}
     for group, column in enumerate(bounds.values()):
         for offset, (_, side, color) in zip((-0.17, 0.17), SIDES, strict=True):
             chosen = table[table.correct == side]
@@ -64,6 +64,6 @@ def plot_bound_ratio(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ax.plot([group + offset - 0.13, group + offset + 0.13], [np.median(ratio)] * 2, color=color, lw=2)
     ax.axhline(1, color="black", lw=0.8, ls=":")
     ax.set(yscale="log", ylabel="|movement| / bound", xticks=[0, 1], xticklabels=list(bounds), xlim=(-0.5, 1.5))
-    for height, (name, _, color) in zip((0.97, 0.87), SIDES, strict=True):
+    for height, (name, _, color) in zip((0.85, 0.75), SIDES, strict=True):
         ax.text(0.98, height, name, color=color, transform=ax.transAxes, ha="right", va="top")
     return ax

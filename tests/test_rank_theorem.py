@@ -11,7 +11,7 @@ from torch import nn
 
 from boostlib import AdapterConfig, LowRankUpdate, SVDBasis, TinyLoRA, epsilon_rank
 from boostlib.errors import BoostError, ModelError
-from boostlib.fresh import fresh_svd_rounds
+from boostlib.fresh import core_of, fresh_svd_rounds, fresh_table
 from boostlib.rank import EXACT
 
 seeds = st.integers(0, 2**31)
@@ -249,3 +249,23 @@ def test_a_crossing_costs_rank():
     assert lost.overlaps == pytest.approx([0, 0.5])
     with pytest.raises(BoostError, match="7 rounds of rank 2 need 14 directions"):
         fresh_svd_rounds(weight, [eye] * 7)
+
+
+def test_cores_are_read_off_updates_and_the_table_holds_their_fresh_rounds(cache):
+    weights = [with_spectrum(7, out, inner, SPECTRA["falling"](9)) for out, inner in ((9, 14), (14, 9), (9, 9))]
+    config, rounds = AdapterConfig(rank=2, u=2, n_tie=2, seed=3), 3
+    model, made = Blocks(weights), adapters(weights, config, rounds, cache)
+    updates = [one.update() for one in made]
+    table = fresh_table(model, updates, made[0].names[1:])
+    basis = SVDBasis.from_model(model, rank=config.basis_rank(rounds), cache_dir=cache)
+    assert table.module.tolist() == [name for name in made[0].names[1:] for _ in range(rounds)]
+    for name, rows in table.groupby("module"):
+        weight, (u, s, vh), cores = model.get_submodule(name).weight.detach(), basis[name], []
+        for t, update in enumerate(updates):
+            cores.append(core_of(weight, *update[name]))
+            span = slice(t * config.rank, (t + 1) * config.rank)
+            again = (u[:, span] * s[span]).double() @ cores[-1] @ vh[span].double()
+            torch.testing.assert_close(again, (update[name][0] @ update[name][1]).double(), rtol=1e-4, atol=1e-5)
+        found = fresh_svd_rounds(weight, cores)
+        assert (rows.rounds.tolist(), rows.exact.tolist()) == ([1, 2, 3], found.ranks)
+        assert rows.overlap.tolist() == pytest.approx(found.overlaps, abs=1e-9)

@@ -8,6 +8,13 @@ Definitions (the BoostLoRA paper plots a rank without defining it; these are our
 - epsilon rank: singular values above eps times the largest;
 - effective rank: exp of the entropy of the normalised singular values (Roy & Vetterli, EUSIPCO 2007);
 - overlap of two row spaces: mean squared cosine of their principal angles, 0 = orthogonal, 1 = contained.
+
+Ranks add. Let the rounds' blocks J_t be disjoint sets of r directions of one SVD with S[J_t] > 0, and every R_t be
+invertible. Then sum_t dW_t = U_J D Vh_J, J the union of the blocks, D block diagonal with blocks diag(S[J_t]) R_t. U_J
+has orthonormal columns and Vh_J orthonormal rows, whatever the shape of W0 and however often a singular value repeats;
+so the singular values of the sum are those of all diag(S[J_t]) R_t together, none of them 0: its rank is r T.
+Without the hypotheses: a singular R_t adds only its own rank (v_t = 0: none); a block used again adds none, as cores of
+one block sum to one r x r core; and a W0 of rank below r T has no such blocks (the basis refuses it).
 """
 
 import torch

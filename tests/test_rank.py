@@ -1,4 +1,4 @@
-"""Ranks from thin factors agree with dense linear algebra, and disjoint blocks add up: the paper's theorem."""
+"""Ranks from thin factors agree with dense linear algebra. That disjoint blocks add up: test_rank_theorem.py."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boostlib import LowRankUpdate, effective_rank, epsilon_rank, subspace_overlap
+from boostlib import effective_rank, epsilon_rank, subspace_overlap
 from boostlib.rank import singular_values
 
 sizes = st.integers(1, 12)
@@ -16,32 +16,6 @@ seeds = st.integers(0, 2**31)
 
 def randn(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def blocks(seed: int, out: int, inner: int, where: list[int], r: int) -> LowRankUpdate:
-    """Sum over rounds of U_J diag(S_J) R_t Vh_J of one random weight, with J the given block of r directions."""
-    u, s, vh = torch.linalg.svd(randn(seed, out, inner).double(), full_matrices=False)
-    total = LowRankUpdate()
-    for t, block in enumerate(where):
-        span = slice(block * r, (block + 1) * r)
-        core = randn(seed + 1 + t, r, r).double() + 3 * torch.eye(r)
-        total = total + LowRankUpdate({"w": (u[:, span] * s[span] @ core, vh[span])})
-    return total
-
-
-@settings(max_examples=25)
-@given(seeds, st.integers(1, 3), st.integers(1, 6), st.integers(0, 9), st.integers(0, 9))
-def test_disjoint_blocks_add_ranks(seed, r, rounds, more_out, more_in):
-    total = blocks(seed, r * rounds + more_out, r * rounds + more_in, list(range(rounds)), r)
-    assert epsilon_rank(*total["w"], eps=1e-6) == r * rounds
-
-
-@settings(max_examples=15)
-@given(seeds, st.integers(1, 3), st.integers(2, 5))
-def test_a_block_used_again_adds_no_rank(seed, r, rounds):
-    assert epsilon_rank(*blocks(seed, 16, 20, [0] * rounds, r)["w"], eps=1e-6) <= r
-    mixed = blocks(seed, 16, 20, [0, 1, *[0] * (rounds - 1)], r)["w"]
-    assert epsilon_rank(*mixed, eps=1e-6) <= 2 * r
 
 
 @settings(max_examples=30)

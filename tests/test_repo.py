@@ -34,7 +34,8 @@ LAYERS = """
     choose boost finetune
     presets methods
     report growth dynamics peers
-    plot_style plots plots_protein plots_rank plots_dynamics figures
+    theory gibbs isolation measured fresh
+    plot_style plots plots_protein plots_rank plots_dynamics plots_theory figures
     class_report card lora export html_report
     bench bench_sandbox bench_export
     reproduce doctor

@@ -20,7 +20,7 @@ the logarithm of the number of choices: sigma from a grid, which rounds were mer
 at gradients (`plan_nats`). A head fitted to the training split is not paid for, so such runs are refused.
 
 Problems that are drawn together (the demo's 7 + 5 and 5 + 7) are not independent: where up to g come together, sums are
-dominated by those of n / g independent ones (by convexity), and n / g takes the place of n: together=2 for `arithmetic`.
+dominated by those of n / g independent ones (convexity), so n / g takes the place of n (together=2 for `arithmetic`).
 
 What this does not promise: problems are i.i.d. from one source (a sample without replacement, as the demo's splits are,
 will do: Hoeffding 1963, theorem 4; p is then the error on all the source's problems), and nothing is said of any other;

@@ -61,17 +61,21 @@ def noisy_scores(
     return pd.DataFrame(rows, columns=["sigma", "draw", "n", "kl", "nats", "train", split])
 
 
-def certify(scores: pd.DataFrame, delta: float = 0.05, split: str = "test", choices: float = 0.0) -> pd.DataFrame:
+def certify(
+    scores: pd.DataFrame, delta: float = 0.05, split: str = "test", choices: float = 0.0, together: int = 1
+) -> pd.DataFrame:
     """`noisy_scores` with what is promised of each draw's model: single-draw bounds, all rows together at 1 - delta.
 
     Adds "gap" (train minus `split`), "pinsker" and "tight" (bounds on train minus true accuracy, the second by the
-    inverse of kl) and "at least" (the true accuracy that is promised). choices: nats to pay on top.
+    inverse of kl) and "at least" (the true accuracy that is promised). choices, together: as in
+    `theory.gap_table`.
     """
     share, rows = delta / len(scores), []
     for row in scores.to_dict("records"):
-        nats, error = max(0.0, pac_bayes_nats(row["nats"] + choices, row["n"], share)), 1 - row["train"]
-        at_least = 1 - kl_inverse(error, nats / row["n"])
-        rows.append((row["train"] - row[split], gap_bound(nats, row["n"]), row["train"] - at_least, at_least))
+        n = row["n"] // together
+        nats, error = max(0.0, pac_bayes_nats(row["nats"] + choices, n, share)), 1 - row["train"]
+        at_least = 1 - kl_inverse(error, nats / n)
+        rows.append((row["train"] - row[split], gap_bound(nats, n), row["train"] - at_least, at_least))
     return scores.join(pd.DataFrame(rows, columns=["gap", "pinsker", "tight", "at least"], index=scores.index))
 
 

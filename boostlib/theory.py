@@ -19,6 +19,9 @@ are drawn, and the blocks of "rotate" and "top" depend on the round alone. What 
 the logarithm of the number of choices: sigma from a grid, which rounds were merged, the plan of a strategy that looks
 at gradients (`plan_nats`). A head fitted to the training split is not paid for, so such runs are refused.
 
+Problems that are drawn together (the demo's 7 + 5 and 5 + 7) are not independent: where up to g come together, sums are
+dominated by those of n / g independent ones (convexity), so n / g takes the place of n (together=2 for `arithmetic`).
+
 What this does not promise: problems are i.i.d. from one source (a sample without replacement, as the demo's splits are,
 will do: Hoeffding 1963, theorem 4; p is then the error on all the source's problems), and nothing is said of any other;
 the loss is 0/1, so nothing is said of the reward's size; a small gap is not a gain: an untrained model has it too.
@@ -96,6 +99,7 @@ def gap_table(
     split: str = "test",
     bits: float = 32,
     choices: float = 0.0,
+    together: int = 1,
 ) -> pd.DataFrame:
     """Bounds and the measured gap after 0, 1, ... rounds; nothing is run.
 
@@ -104,10 +108,12 @@ def gap_table(
     of at least the training accuracy ("train") says nothing. "gap": train minus `split` accuracy of the run as it was,
     "low" and "high" its exact (Clopper-Pearson) interval at 1 - delta for the true accuracy, one row at a time. "v":
     |v| over the rounds so far, "numbers" how many. choices: nats to pay on top
-    (`plan_nats`). Raises BoostError for a run whose plan or head came from the training data and was not paid for.
+    (`plan_nats`). together: how many training problems at most were drawn together.
+
+    Raises BoostError for a run whose plan or head came from the training data and was not paid for.
     """
     _require_fixed_before_the_data(ledger, choices)
-    n, rounds, rows, square, numbers = train_size(ledger), ledger.rounds, [], 0.0, 0
+    n, rounds, rows, square, numbers = train_size(ledger) // together, ledger.rounds, [], 0.0, 0
     share = delta / (len(rounds) + 1)
     for t, row in enumerate((ledger.base, *rounds)):
         if t and row.merged:

@@ -182,6 +182,24 @@ def test_a_lost_round_file_is_named(run):
         gap_table(ledger)
 
 
+def test_problems_drawn_together_count_once(run):
+    """Pairs that are answered alike: n / 2 keeps the promise, exactly, where n would break it more often."""
+    n, delta = 60, 0.1
+    for p in (0.2, 0.5, 0.8):
+        right, wrong = 0.0, 0.0
+        for k in range(n // 2 + 1):
+            error, chance = 2 * k / n, binom.pmf(k, n // 2, p)
+            right += chance * (error + gap_bound(occam_nats(0, delta), n // 2, error) < p)
+            wrong += chance * (error + gap_bound(occam_nats(0, delta), n, error) < p)
+        assert right <= delta and right < wrong
+    ledger = run(1).ledger
+    one, two = (gap_table(ledger, sigmas=(9.0,), together=g)[9.0][0] for g in (1, 2))
+    assert one == pytest.approx(min(1, math.sqrt(math.log(2 * 12**0.5 * 2 / 0.05) / 24)))
+    assert two == pytest.approx(min(1, math.sqrt(math.log(2 * 6**0.5 * 2 / 0.05) / 12)))
+    scores = pd.DataFrame({"n": [12], "nats": [1.0], "train": [0.5], "test": [0.5]})
+    assert certify(scores, together=2)["at least"].equals(certify(scores.assign(n=6))["at least"])
+
+
 # --- noise
 
 

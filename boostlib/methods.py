@@ -106,11 +106,15 @@ def run_method(
 def recorded_runs(folder: str | Path, section: str, preset: str) -> Mapping[str, Sequence[Ledger]]:
     """Runs by label, from directories `<section>-<preset>-<method>-seed<k>` of `folder`; {} where there are none.
 
-    A size behind the method, as in `rotate4032`, is a run of its own kind.
+    A size behind the method, as in `rotate4032`, is a run of its own kind. Raises BoostError for a directory that is
+    named so, but after no known method.
     """
     found: dict[tuple, list[Ledger]] = {}
     for path in sorted(Path(folder).glob(f"{section}-{preset}-*-seed*")):
-        name, size = re.fullmatch(rf"{section}-{preset}-([a-z]+)(\d*)-seed.*", path.name).groups()
+        match = re.fullmatch(rf"{section}-{preset}-([a-z]+)(\d*)-seed.*", path.name)
+        name, size = match.groups() if match else (None, None)
+        if name not in METHODS:
+            raise BoostError(f"{path} is named after no method: rename it; the methods are {', '.join(METHODS)}")
         found.setdefault((METHODS.index(name), int(size or 0)), []).append(Ledger(path))
     return {
         LABELS[METHODS[method]] + (f", {size:,} numbers" if size else ""): found[method, size]

@@ -68,6 +68,7 @@ MATH = {
         boost=BoostConfig(rounds=3, adapter=_SMOL_12),
         full_learning_rate=1e-5,
         lora_learning_rate=2e-3,
+        sizes={210: (1, 1, 0.005)},
     ),
     "lab": Preset(
         name="lab",

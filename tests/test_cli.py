@@ -77,6 +77,12 @@ def test_recorded_runs_are_found_by_section_preset_and_method(run, tmp_path):
     assert recorded_runs(tmp_path, "math", "paper") == {}
 
 
+def test_a_run_named_after_no_method_is_an_error(tmp_path):
+    (tmp_path / "math-demo-mytry-seed0").mkdir()
+    with pytest.raises(BoostError, match="mytry.*rename it; the methods are rotate"):
+        recorded_runs(tmp_path, "math", "demo")
+
+
 def test_reproduce_selects_by_number_and_refuses_unknown_ones():
     assert [path.stem for path in select(["01"])] == ["01_math"]
     with pytest.raises(BoostError, match="--only 99"):

@@ -16,6 +16,7 @@ from torch import nn
 from boostlib import plots, plots_dynamics, plots_rank
 from boostlib.dynamics import rounds_wrong
 from boostlib.errors import BoostError
+from boostlib.figures_theory import bounds, fresh_svd, isolation, measured
 from boostlib.growth import growth_table, recorded_updates, spectra
 from boostlib.ledger import Ledger
 from boostlib.methods import LABELS, recorded_runs
@@ -124,33 +125,61 @@ def plot_gains(groups: Groups, ax=None):
     return ax
 
 
+def recorded_groups(data: str | Path, name: str = "growth") -> dict[str, list[Ledger]]:
+    """Runs `math-<name>-*` by label, and the monolithic ones at a learning rate of their own (`math-smallstep-*`)."""
+    gentle = recorded_runs(data, "math", "smallstep").items()
+    return {**recorded_runs(data, "math", name), **{f"{label}, lr 0.003": runs for label, runs in gentle}}
+
+
+def shown_runs(groups: Groups, seed: int) -> dict[str, Ledger]:
+    """One run each of the first two methods that have several rounds: those that are shown problem by problem."""
+    several = [label for label, runs in groups.items() if len(runs[0].rounds) > 1]
+    return {f"{label}, seed {seed}": of_seed(groups[label], seed) for label in several[:2]}
+
+
 def rebuild(
     folder: str | Path, data: str | Path, name: str = "growth", seed: int = 0, model: nn.Module | None = None
 ) -> list[Path]:
-    """Draw every figure above from the runs `math-<name>-*` of the folder `data`; returns the files written."""
+    """Draw every figure of notebooks 04 and 05 that shows recorded runs: `math-<name>-*` of the folder `data`, and the
+    measurements beside it in `theory`, which are about the rotating run of seed 0. Returns the files written."""
     use_style()
-    groups = recorded_runs(data, "math", name)
+    groups = recorded_groups(data, name)
     missing = [method for method in ("rotate", "top", "monolithic") if LABELS[method] not in groups]
     if missing:
         raise BoostError(
             f"{data} has no runs math-{name}-{missing[0]}-seed*: give the folder that holds them (data/runs)"
         )
     rounds = {label: runs for label, runs in groups.items() if len(runs[0].rounds) > 1}
-    shown = {short: of_seed(rounds[LABELS[short]], seed) for short in ("rotate", "top")}
+    shown = shown_runs(groups, seed)
     model = load_model("smollm2", dtype="fp32")[0] if model is None else model
-    grown = {**shown, "monolithic": of_seed(groups[LABELS["monolithic"]], seed)}
+    grown = {short: of_seed(groups[LABELS[short]], seed) for short in ("rotate", "top", "monolithic")}
     updates = {label: recorded_updates(run, model) for label, run in grown.items()}
+    tables = {label: growth_table(found) for label, found in updates.items()}
     made = {
         "05_flows": flows(shown),
         "05_histories": problem_histories(shown),
         "05_waiting": waiting(rounds, shown),
-        "05_costs": costs(rounds, shown["rotate"]),
+        "05_costs": costs(rounds, grown["rotate"]),
         "05_going_on": going_on(rounds),
-        "04_rank_growth": rank_growth({label: growth_table(found) for label, found in updates.items()}),
+        "04_rank_growth": rank_growth(tables),
         "04_spans": spans(updates),
+        "04_eps": plots_rank.plot_eps(tables["rotate"]).figure,
         "04_ablation": ablation(groups),
+        **_theory(Path(data).parent / "theory", f"math-{name}-rotate-seed0", groups, tables["rotate"]),
     }
     return [path for title, fig in made.items() for path in save_figure(fig, title, folder)]
+
+
+def _theory(folder: Path, run: str, groups: Groups, table: pd.DataFrame) -> dict[str, Figure]:
+    """What data/theory holds about `run`; nothing where it holds nothing."""
+    if not (folder / f"{run}-noise.csv").exists():
+        return {}
+    noise, fresh, moves = (measured(folder, run, what) for what in ("noise", "fresh-svd", "isolation-round0"))
+    return {
+        "04_fresh_svd": fresh_svd(table, fresh),
+        "04_bounds": bounds(of_seed(groups[LABELS["rotate"]], 0), noise),
+        "05_isolation": isolation(moves),
+    }
 
 
 def of_seed(ledgers: Sequence[Ledger], seed: int) -> Ledger:

@@ -1,6 +1,8 @@
 """The figures of notebooks 04 and 05 are drawn from run directories alone."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
@@ -9,6 +11,7 @@ from helpers import FakeTrainer, ParityTask, config
 from boostlib import BoostConfig, boost, figures
 from boostlib.errors import BoostError
 from boostlib.methods import LABELS, recorded_runs
+from boostlib.reproduce import ROOT
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def runs(tiny_llama, tiny_tokenizer, tmp_path):
 
 def test_rebuild_draws_every_figure_from_ledgers(runs, tiny_llama, tmp_path):
     made = figures.rebuild(tmp_path / "out", runs, seed=1, model=tiny_llama())
-    assert len(made) == 16 and all(path.stat().st_size > 5000 for path in made)
+    assert len(made) == 18 and all(path.stat().st_size > 5000 for path in made)
     assert {path.suffix for path in made} == {".png", ".svg"}
     again = figures.rebuild(tmp_path / "again", runs, seed=1, model=tiny_llama())
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(made, again, strict=True))
@@ -47,3 +50,15 @@ def test_gains_show_every_method_and_seed(runs):
     place = list(groups).index(LABELS["top"])
     assert any(line.get_xdata()[0] == pytest.approx(gain) for line in ax.lines if line.get_ydata()[0] == -place - 0.25)
     plt.close("all")
+
+
+def test_the_notebooks_save_what_rebuild_draws_and_the_committed_figures_are_all_there():
+    saved = set()
+    for notebook in ("04_rank_growth", "05_failure_dynamics"):
+        source = (ROOT / "notebooks" / f"{notebook}.ipynb").read_text()
+        saved |= set(re.findall(r'save_figure\([^,]+, \\"(\w+)\\"', source))
+    drawn = set(re.findall(r'^        "(0[45]_\w+)":', Path(figures.__file__).read_text(), re.MULTILINE))
+    assert saved == drawn | {"04_cores"}  # which is drawn by hand, from no run
+    assert {path.name for path in (ROOT / "figures").glob("0[45]_*")} == {
+        f"{s}.{k}" for s in saved for k in ("png", "svg")
+    }

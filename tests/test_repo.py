@@ -35,7 +35,7 @@ LAYERS = """
     presets methods
     report growth dynamics peers
     theory gibbs isolation measured fresh
-    plot_style plots plots_protein plots_rank plots_dynamics plots_theory figures
+    plot_style plots plots_protein plots_rank plots_dynamics plots_theory figures_theory figures
     class_report card lora export html_report
     bench bench_sandbox bench_export
     reproduce doctor

@@ -58,7 +58,7 @@ def _boost(args) -> None:
     greedy = replace(chosen.boost.greedy, **_given(args, *GREEDY))
     chosen = replace(
         chosen,
-        boost=replace(chosen.boost, adapter=adapter, greedy=greedy, **_given(args, "rounds", "shrinkage")),
+        boost=replace(chosen.boost, adapter=adapter, greedy=greedy, **_given(args, "rounds", "shrinkage", "w0_device")),
         trainer=replace(chosen.trainer, **_given(args, "learning_rate", "max_steps")),
     )
     run_dir = args.run_dir or f"runs/{chosen.task}-{args.preset}-{args.method}{args.numbers or ''}-seed{args.seed}"
@@ -249,6 +249,7 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
     for name, kind in (("rank", int), ("u", int), ("n-tie", int), ("learning-rate", float), ("max-steps", int)):
         sub.add_argument(f"--{name}", type=kind)
     sub.add_argument("--shrinkage", type=float, help="what a trained adapter is multiplied by before merging")
+    sub.add_argument("--w0-device", choices=("cpu", "cuda"), help="where the copy of W0 is kept (with the model)")
     greedy = sub.add_argument_group("greedy rounds", "how --method greedy chooses, see greedy.py")
     greedy.add_argument("--blocks", type=int, help="blocks of directions to choose from (20)")
     greedy.add_argument("--candidates", type=int, help="draws of P to choose from (256)")

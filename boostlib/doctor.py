@@ -17,17 +17,21 @@ import torch
 from huggingface_hub import constants
 
 from boostlib.embedded import FETCH, embedded_models
+from boostlib.errors import ModelError
+from boostlib.fit import remedy
+from boostlib.memory import GB, estimate
 from boostlib.models import default_device, default_dtype
+from boostlib.presets import CODE, MATH, PROTEIN, Preset
 from boostlib.sandbox import probe_isolation
 from boostlib.stable import cache_dir
 
-GB = 1e9
+SECTIONS = {"math": MATH, "code": CODE, "protein": PROTEIN}
 Row = tuple[str, str, str]
 
 
 def doctor() -> list[Row]:
     """(what, value, advice) for everything that decides how boostlib runs here."""
-    return [*_versions(), *_device(), *_host(), _sandbox(), *_models(), _hub(), *_caches()]
+    return [*_versions(), *_device(), *_host(), _sandbox(), *_models(), *_memory(), _hub(), *_caches()]
 
 
 def print_doctor() -> None:
@@ -92,6 +96,29 @@ def _sandbox() -> Row:
 def _models() -> list[Row]:
     advice = {"not installed": f"run `{FETCH}`", "installed": "converted at first use, about 20 s", "converted": ""}
     return [(f"model {name}", state, advice[state]) for name, state in embedded_models().items()]
+
+
+def _memory() -> list[Row]:
+    """What each preset needs at its peak, before anything of it is loaded, and what is free here."""
+    device = default_device()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return [
+        (f"{section} {name}", *_needs(preset, device, free))
+        for section, presets in SECTIONS.items()
+        for name, preset in presets.items()
+    ]
+
+
+def _needs(preset: Preset, device: torch.device, free: float) -> tuple[str, str]:
+    """(what a preset needs beside what is free, the settings that make it fit)."""
+    try:
+        need, retried = (estimate(preset, device, retried=again).peak() for again in (False, True))
+    except ModelError as error:
+        return "needs are not known", str(error)
+    place = "on the device" if device.type == "cuda" else "of memory"
+    again = f" ({retried / GB:.1f} where a round samples again)" if retried > 1.05 * need else ""
+    value = f"needs {need / GB:.1f} GB {place}{again}, you have {free / GB:.1f}"
+    return value, remedy(preset, free, device)
 
 
 def _hub() -> Row:

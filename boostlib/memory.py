@@ -12,10 +12,11 @@ Activations are those of shapes.py. The log-probabilities are TRL's chunked ones
 tokens of Qwen2.5 would be 5 GB) are never whole, only a tile of at most 4,096 tokens by 32,768 entries.
 
 An upper estimate: every row is as long as the longest, every completion uses all its tokens, no two are equal and all
-groups carry an advantage. `retried`: a round that found no advantage samples more (GRPO's `max_samples`). Not counted: Python, torch and its
-libraries (about 0.7 GB of the host), the CUDA context (about 0.5 GB), cuBLAS workspaces, fragmentation (PyTorch's
-guidance is to leave a tenth), a vLLM engine beside the model, the data set, LoRA baselines. Prompt lengths are SmolLM2's
-tokens, measured; other tokenizers differ by some tenths.
+groups carry an advantage. `retried`: a round that found no advantage samples more (GRPO's `max_samples`).
+
+Not counted: Python, torch and its libraries (about 0.7 GB of the host), the CUDA context (about 0.5 GB), workspaces of
+cuBLAS, fragmentation of the allocator, a vLLM engine beside the model, the data set, LoRA baselines. Prompt lengths are
+those of SmolLM2's tokenizer; another one's differ. Compared with a CPU's real peaks (tests), never with a GPU's.
 """
 
 from dataclasses import dataclass
@@ -117,8 +118,8 @@ def estimate(
 ) -> Estimate:
     """The memory of `preset`'s rounds on `device` (default: this machine's), from shapes alone.
 
-    shapes: of the model, where the preset's name says too little. lengths: of its prompts and answers. full: every weight
-    trains, as in the baseline (Adam's two moments in the weights' dtype). retried: GRPO with as many samples a
+    shapes: of the model, where its name says too little. lengths: of prompts and answers. full: every weight trains,
+    as in the baseline (Adam's two moments in the weights' dtype). retried: GRPO with as many samples a
     prompt as a round without an advantage comes to. Raises ModelError where the model's shapes are not to be had.
     """
     device = device or default_device()
@@ -141,8 +142,6 @@ class _Run:
         self.samples = getattr(preset.trainer, "samples", 1)
         while retried and self.generates and self.samples * 2 <= preset.trainer.max_samples:
             self.samples *= 2
-        also = [(name, PROMPTS.get(name, UNKNOWN_PROMPT)[1]) for name in preset.also]
-        self.asked = [(preset.task, prompts[1]), *also]  # what evaluation reads: (task, longest prompt)
         answers = "rollout" if self.generates else "validate"
         self.phases = ("load", answers, "train", "merge", "evaluate")
 
@@ -224,11 +223,8 @@ class _Run:
             moment = tokens * self.shapes.passing(self.e, adapted=False)
             return [Part("one layer's moment", moment, "device", (answers, "evaluate"))]
         rows = min(trainer.rollout_batch, trainer.prompts * self.samples)
-        parts = (
-            []
-            if trainer.use_vllm
-            else self._decoding(answers, rows, self.lengths.prompt, self.lengths.new, self.samples)
-        )
+        own = self.lengths.prompt, self.lengths.new, self.samples
+        parts = [] if trainer.use_vllm else self._decoding(answers, rows, *own)
         return parts + self._decoding("evaluate", boost.batch_size, *max(self.lengths.asked, key=sum))
 
     def _decoding(self, phase: str, rows: int, prompt: int, new: int, samples: int = 1) -> list[Part]:

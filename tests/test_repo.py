@@ -38,6 +38,7 @@ LAYERS = """
     plot_style plots plots_protein plots_rank plots_dynamics plots_theory figures_theory figures
     class_report card lora export html_report
     bench bench_sandbox bench_export
+    shapes memory fit
     reproduce doctor
     __init__
     __main__

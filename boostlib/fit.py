@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 
+from boostlib.grpo import GRPO
 from boostlib.memory import GB, estimate
 from boostlib.presets import Preset
 
@@ -40,8 +41,9 @@ def _changes(preset: Preset) -> Iterator[tuple[tuple[str, object], Preset]]:
     boost, trainer = preset.boost, preset.trainer
     if boost.w0_device is None:
         yield ("w0_device", "cpu"), replace(preset, boost=replace(boost, w0_device="cpu"))
+    step = trainer.prompts * trainer.samples if isinstance(trainer, GRPO) else trainer.batch
     for name in ("rollout_batch", "micro_batch"):
-        half = getattr(trainer, name, 1) // 2
+        half = min(getattr(trainer, name, 1), step) // 2  # a setting above what a step takes has no effect
         if half:
             yield (name, half), replace(preset, trainer=replace(trainer, **{name: half}))
     if boost.batch_size > 1:

@@ -67,9 +67,10 @@ def main(tokenizer_dir: str) -> None:
         adapter.detach()
 
     found = {
+        # first: what training frees stays resident
+        "evaluate": peak(before, lambda: evaluate(model, tokenizer, task, "test", BATCH, progress=False)),
         "round": peak(before, lambda: train(TRAINER)),
         "checkpointed": peak(before, lambda: train(replace(TRAINER, gradient_checkpointing=True))),
-        "evaluate": peak(before, lambda: evaluate(model, tokenizer, task, "test", BATCH, progress=False)),
     }
     print(json.dumps({"real": found, "estimate": estimates(shapes_of(model), tokenizer, task)}))
 

@@ -18,6 +18,7 @@ from helpers import CoinTask, FakeTrainer, ParityTask, config, same_runs
 
 from boostlib import BoostConfig, BoostError, Ledger, boost, effective_rank, epsilon_rank, evaluate, replay
 from boostlib.errors import DataError, LedgerError, RunError
+from boostlib.models import default_device
 from boostlib.stable import fingerprint_tensors
 
 
@@ -560,3 +561,16 @@ def test_killed_twenty_times_at_random_a_run_ends_as_if_undisturbed(saved, start
         assert one.returncode == 0
         assert same_runs(whole.ledger, Ledger(run_dir))
         assert prints(replay(run_dir)) == prints(whole.model)
+
+
+def test_w0_on_another_device_gives_the_same_run(tiny_llama, tiny_tokenizer, tmp_path):
+    """On the CPU alone "cpu" is where W0 lies anyway; on a GPU this is the transfer there and back."""
+    ledgers = []
+    for name, place in (("here", None), ("cpu", "cpu")):
+        model = tiny_llama(dtype=torch.bfloat16).to(default_device())
+        made = boost(model, tiny_tokenizer, ParityTask(), FakeTrainer(), config(2, w0_device=place), tmp_path / name,
+                     progress=False)  # fmt: skip
+        assert place is None or {w0.device.type for w0 in made.weights.w0.values()} == {"cpu"}
+        ledgers.append(made.ledger)
+    assert same_runs(*ledgers)
+    assert ledgers[0].header["identity"] == ledgers[1].header["identity"]  # either continues the other

@@ -119,8 +119,10 @@ def test_boost_trains_what_the_method_says_at_the_given_learning_rate(monkeypatc
         raise BoostError("far enough")
 
     monkeypatch.setattr("boostlib.methods.run_method", stop)
-    assert main(["boost", "--method", method, "--learning-rate", "0.125", "--seed", "3"]) == 1
+    command = ["boost", "--method", method, "--learning-rate", "0.125", "--seed", "3", "--w0-device", "cpu"]
+    assert main(command) == 1
     ((chosen, *_), settings) = given[0]
+    assert chosen.boost.w0_device == "cpu"
     assert chosen.trainer.learning_rate == 0.125
     assert settings == {"full": full, "lora_rank": rank}
     assert "far enough" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import gguf
 import pytest
@@ -12,7 +13,10 @@ from boostlib import embedded
 from boostlib.doctor import doctor, print_doctor
 from boostlib.embedded import EMBEDDED, convert, embedded_models, fetch, installed_weights
 from boostlib.errors import ModelError
+from boostlib.fit import remedy
+from boostlib.memory import estimate
 from boostlib.models import default_device, default_dtype, load_model
+from boostlib.presets import MATH
 from boostlib.sandbox import probe_isolation
 
 needs_smollm2 = pytest.mark.skipif(
@@ -270,6 +274,24 @@ def test_doctor_says_what_there_is(capsys):
     assert {f"model {name}" for name in EMBEDDED} <= set(rows)
     print_doctor()
     assert len(capsys.readouterr().out.splitlines()) >= len(rows)
+
+
+def test_doctor_says_what_each_preset_needs_and_what_makes_it_fit(monkeypatch):
+    monkeypatch.setattr("boostlib.models.default_dtype", lambda device: torch.bfloat16)
+    gpu, preset = torch.device("cuda"), MATH["paper"]
+    need = estimate(preset, gpu).peak() / 1e9
+    value, advice = doctor_module._needs(preset, gpu, 80e9)
+    assert value.startswith(f"needs {need:.1f} GB on the device (") and value.endswith("you have 80.0")
+    assert advice == ""
+    assert doctor_module._needs(preset, gpu, 24e9)[1] == remedy(preset, 24e9, gpu) != ""
+    unknown = replace(preset, model="nobody/nothing")
+    assert doctor_module._needs(unknown, gpu, 80e9)[0] == "needs are not known"
+
+
+def test_doctor_counts_memory_of_every_preset():
+    rows = {what: value for what, value, _ in doctor_module._memory()}
+    assert {"math paper", "code demo", "protein lab"} <= set(rows)
+    assert all(" GB of memory" in value and "you have" in value for value in rows.values())
 
 
 def test_doctor_waits_no_longer_than_it_says(monkeypatch):

@@ -15,6 +15,7 @@ from boostlib.greedy import Greedy
 from boostlib.grpo import GRPO
 from boostlib.html_report import write_html
 from boostlib.identity import BoostConfig
+from boostlib.incremental import Incremental
 from boostlib.ledger import Ledger
 from boostlib.models import load_model
 from boostlib.presets import Preset, preset
@@ -35,6 +36,7 @@ __all__ = [
     "CrossEntropy",
     "Gate",
     "Greedy",
+    "Incremental",
     "Ledger",
     "LowRankUpdate",
     "Preset",

@@ -56,9 +56,10 @@ def _boost(args) -> None:
         chosen = replace(chosen, full_learning_rate=args.learning_rate, lora_learning_rate=args.learning_rate)
     adapter = replace(chosen.boost.adapter, **_given(args, "scaling", "rank", "u", "n_tie", "blocks"))
     greedy = replace(chosen.boost.greedy, **_given(args, *GREEDY))
+    loop = {**_given(args, "rounds", "shrinkage", "w0_device"), **_incremental(args)}
     chosen = replace(
         chosen,
-        boost=replace(chosen.boost, adapter=adapter, greedy=greedy, **_given(args, "rounds", "shrinkage", "w0_device")),
+        boost=replace(chosen.boost, adapter=adapter, greedy=greedy, **loop),
         trainer=replace(chosen.trainer, **_given(args, "learning_rate", "max_steps")),
     )
     run_dir = args.run_dir or f"runs/{chosen.task}-{args.preset}-{args.method}{args.numbers or ''}-seed{args.seed}"
@@ -70,6 +71,21 @@ def _boost(args) -> None:
         lora_rank=1 if args.method == "lora" else None,
     )
     print(rounds_table(ledger).round(3).to_string())
+
+
+def _incremental(args) -> dict:
+    """The setting of `BoostConfig`; {} where the options are not given."""
+    from boostlib.adapter import STRATEGIES
+    from boostlib.incremental import Incremental
+
+    if args.incremental is None:
+        if args.full_every is not None:
+            raise BoostError("--full-every says how often incremental evaluation is full: add --incremental SAMPLE")
+        return {}
+    if args.method not in STRATEGIES:
+        raise BoostError(f"--incremental saves evaluation between rounds, and --method {args.method} has only one")
+    every = {} if args.full_every is None else {"every": args.full_every}
+    return {"incremental": Incremental(sample=args.incremental, **every)}
 
 
 def _report(args) -> None:
@@ -250,6 +266,14 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(f"--{name}", type=kind)
     sub.add_argument("--shrinkage", type=float, help="what a trained adapter is multiplied by before merging")
     sub.add_argument("--w0-device", choices=("cpu", "cuda"), help="where the copy of W0 is kept (with the model)")
+    sub.add_argument(
+        "--incremental",
+        type=int,
+        metavar="SAMPLE",
+        help="after most rounds evaluate the known failures and so many of the other training examples, see "
+        "incremental.py",
+    )
+    sub.add_argument("--full-every", type=int, metavar="K", help="of K such rounds one evaluates everything (5)")
     greedy = sub.add_argument_group("greedy rounds", "how --method greedy chooses, see greedy.py")
     greedy.add_argument("--blocks", type=int, help="blocks of directions to choose from (20)")
     greedy.add_argument("--candidates", type=int, help="draws of P to choose from (256)")

@@ -8,8 +8,9 @@
 
 Step 1 of a round is the evaluation that closed the round before it. Departures: a round that could learn nothing is
 recorded with its reason and merges nothing; every round is on disk before the next begins, so a run can be stopped at
-any instant and continued by the same call. Ours too, and off by default: a gate that merges only rounds that pay, and
-greedy rounds, which first look where training would gain most (choose.py).
+any instant and continued by the same call. Ours too, and off by default: a gate that merges only rounds that pay,
+greedy rounds, which first look where training would gain most (choose.py), and a step 1 that evaluates only a part of
+the training set in most rounds (incremental.py).
 """
 
 import logging
@@ -25,7 +26,9 @@ from boostlib.errors import DataError
 from boostlib.evaluate import Result, evaluate
 from boostlib.gate import Gate
 from boostlib.identity import BoostConfig, round_seed
+from boostlib.incremental import Pass
 from boostlib.judge import judge, require_sound_guards, stopped
+from boostlib.partial import complete, settle, train_pass
 from boostlib.rounds import Base, Round, Scores, Training, pack_bits, pack_logits
 from boostlib.run import Run, open_run
 from boostlib.tasks.base import Task
@@ -125,16 +128,16 @@ def _merge_and_record(
     update, before = adapter.update(), run.weights.update
     retention = 1.0 if trained.skipped else run.weights.merge(update)
     folded = time.perf_counter()
-    scores = (
-        _unchanged(last, failures)
-        if trained.skipped
-        else score_splits(run.model, tokenizer, task, run.config, not bar.disable)
-    )
-    extra = _judged(run, task, failures, scores, trained) | chosen(trained.choice)
+    scores, verdict, seen = _scored(run, tokenizer, task, failures, adapter.round, trained, not bar.disable)
+    extra = verdict | chosen(trained.choice)
     merged = not trained.skipped and extra.get("gate", {}).get("decision", "promote") == "promote"
     if not merged and not trained.skipped:  # rejected: the model and its scores are those before the round
         run.weights.set(before)
         scores = _unchanged(last, failures)
+    if run.config.incremental:
+        ends = extra.get("gate", {}).get("decision") == "stop"
+        found = settle(run, tokenizer, task, failures, adapter.round, seen, merged, ends, not bar.disable)
+        scores, extra["incremental"] = scores | found[0], found[1]
     row = Round(
         index=adapter.round,
         num_parameters=adapter.num_parameters,
@@ -160,6 +163,23 @@ def _merge_and_record(
     _tell(bar, row)
 
 
+def _scored(
+    run: Run, tokenizer, task: Task, failures: list[str], index: int, trained: Training, progress: bool
+) -> tuple[dict, dict, Pass | None]:
+    """(scores with the round merged, the gate's entry, who was evaluated where that may be a part)."""
+    if trained.skipped:
+        scores = _unchanged(run.rounds[-1] if run.rounds else run.base, failures)
+        return scores, _judged(run, task, failures, scores, trained), None
+    seen = train_pass(run, tokenizer, task, failures, index, progress) if run.config.incremental else None
+    scores = score_splits(run.model, tokenizer, task, run.config, progress, seen)
+    verdict = _judged(run, task, failures, scores, trained)
+    if seen and run.gate and "train" in run.gate.value_on and verdict["gate"]["decision"] == "promote":
+        seen = complete(seen, run, tokenizer, task, progress)  # a sample may reject a round, but not promote it
+        scores |= seen.scores()
+        verdict = _judged(run, task, failures, scores, trained)
+    return scores, verdict, seen
+
+
 def _judged(run: Run, task: Task, failures: list[str], scores: dict, trained: Training) -> dict:
     """What a gate adds to a round's line; nothing without one."""
     if not run.gate:
@@ -177,16 +197,21 @@ def _require_sound_guards(run: Run, task: Task, base: Base) -> None:
             raise
 
 
-def score_splits(model: nn.Module, tokenizer, task: Task, config: BoostConfig, progress: bool = True) -> dict:
-    """The whole training set and every held-out split, as a ledger keeps them."""
-    splits = ("train", *config.held_out)
+def score_splits(
+    model: nn.Module, tokenizer, task: Task, config: BoostConfig, progress: bool = True, seen: Pass | None = None
+) -> dict:
+    """The whole training set, or what `seen` knows of it, and every held-out split, as a ledger keeps them."""
+    splits = config.held_out if seen else ("train", *config.held_out)
     results = {split: evaluate(model, tokenizer, task, split, config.batch_size, progress=progress) for split in splits}
-    train: Result = results.pop("train")
+    train = seen.scores() if seen else _train_scores(results.pop("train"))
+    return {**train, "metrics": {split: _scores(result) for split, result in results.items()}}
+
+
+def _train_scores(train: Result) -> dict:
     return {
         "failures": train.failures,
         "train_accuracy": train.accuracy,
         "train_strict": train.strict_accuracy,
-        "metrics": {split: _scores(result) for split, result in results.items()},
     }
 
 

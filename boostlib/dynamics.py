@@ -5,7 +5,8 @@ every problem after every round is known without a model:
 
     wrong_0 = failures of the untrained model        wrong_t = wrong_t-1 - fixed_t + broken_t
 
-Skipped and rejected rounds fix and break nothing.
+Skipped and rejected rounds fix and break nothing. Where evaluation is incremental (incremental.py), a state is the last
+known one, and what a round broke unseen shows in the round whose full pass found it, skipped and rejected ones too.
 """
 
 from collections.abc import Sequence

@@ -21,6 +21,7 @@ from boostlib.adapter import AdapterConfig
 from boostlib.errors import BoostError, RunError
 from boostlib.gate import Gate
 from boostlib.greedy import Greedy
+from boostlib.incremental import Incremental
 from boostlib.ledger import Ledger
 from boostlib.stable import fingerprint_json, fingerprint_tensors, stable_seed
 from boostlib.tasks.base import Task, require_unique_ids
@@ -35,7 +36,8 @@ class BoostConfig:
     batch_size: prompts decoded together in evaluation. w0_device: where the copy of W0 is kept ("cpu" saves GPU memory
     and costs a transfer per fold); default: with the model. greedy: how strategy="greedy" chooses; the others ignore
     it. shrinkage: what a trained adapter is multiplied by before it is merged (gradient boosting's learning rate; ours,
-    1 in the paper).
+    1 in the paper). incremental: evaluate the training split in part after most rounds (see incremental.py); None, as
+    in the paper, all of it after each.
     """
 
     rounds: int = 20
@@ -48,6 +50,7 @@ class BoostConfig:
     w0_device: str | None = None
     greedy: Greedy = field(default_factory=Greedy)
     shrinkage: float = 1.0
+    incremental: Incremental | None = None
 
     def __post_init__(self):
         if self.rounds < 1:
@@ -56,6 +59,8 @@ class BoostConfig:
             raise BoostError(f'BoostConfig(train_on={self.train_on!r}): must be "failures" or "all"')
         if not 0 < self.shrinkage <= 1:
             raise BoostError(f"BoostConfig(shrinkage={self.shrinkage}): must be above 0 and at most 1")
+        if self.incremental:
+            self.incremental.check(self.rounds)
         if self.adapter.strategy == "greedy" and self.rounds > self.adapter.blocks:
             raise BoostError(
                 f"BoostConfig(rounds={self.rounds}): greedy takes a new block of directions every round, and there are "
@@ -88,6 +93,7 @@ def run_identity(
         # only where they matter: runs recorded before there was a choice stay the runs they are
         **({"greedy": asdict(config.greedy)} if config.adapter.strategy == "greedy" else {}),
         **({"shrinkage": config.shrinkage} if config.shrinkage != 1 else {}),
+        **({"incremental": asdict(config.incremental)} if config.incremental else {}),
     }
     return json.loads(json.dumps(identity))  # as it will be read back: no tuples, string keys
 

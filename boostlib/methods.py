@@ -54,7 +54,8 @@ def with_method(chosen: Preset, method: str) -> Preset:
         rate = chosen.full_learning_rate if method == "full" else chosen.lora_learning_rate
         trainer = replace(trainer, learning_rate=rate)
     train_on = "failures" if method == "monolithic" else "all"
-    return replace(chosen, trainer=trainer, boost=replace(chosen.boost, rounds=1, train_on=train_on, adapter=adapter))
+    boost = replace(chosen.boost, rounds=1, train_on=train_on, adapter=adapter, incremental=None)
+    return replace(chosen, trainer=trainer, boost=boost)
 
 
 def with_size(chosen: Preset, parameters: int) -> Preset:

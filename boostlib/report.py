@@ -7,12 +7,18 @@ import pandas as pd
 
 from boostlib.errors import BoostError
 from boostlib.evaluate import paired_bootstrap
+from boostlib.incremental import evaluations
 from boostlib.ledger import Ledger
 from boostlib.metrics import bootstrap_metrics, metrics
+from boostlib.rounds import Round
 
 
 def rounds_table(ledger: Ledger) -> pd.DataFrame:
-    """One row a round, the untrained model first: failures, fixed, broken, accuracies, norms, steps, seconds."""
+    """One row a round, the untrained model first: failures, fixed, broken, accuracies, norms, steps, seconds.
+
+    Where evaluation is incremental also how many training examples a round evaluated, and how many more than the known
+    failures may be wrong after it; "train" is an estimate in rounds that evaluated a part.
+    """
     base = ledger.base
     if base is None:
         raise BoostError(f"{ledger.dir} holds no finished evaluation yet: run it first")
@@ -30,11 +36,16 @@ def rounds_table(ledger: Ledger) -> pd.DataFrame:
                 "fold retention": row.fold_retention,
                 "steps": row.steps,
                 **({"probing batches": row.cost["batches"] - row.steps} if "greedy" in row.extra else {}),
+                **(_evaluated(row) if "incremental" in row.extra else {}),
                 "seconds": sum(row.seconds.values()),
             }
         )
     columns = list(dict.fromkeys(["round", "failures", "fixed", "broken", *(key for row in rows for key in row)]))
     return pd.DataFrame(rows, columns=columns).set_index("round")
+
+
+def _evaluated(row: Round) -> dict:
+    return {"evaluated": evaluations(row), "missed, at most": row.extra["incremental"]["missed_bound"]}
 
 
 def gains_table(groups: Mapping[str, Sequence[Ledger]], split: str = "test") -> pd.DataFrame:

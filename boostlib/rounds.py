@@ -42,7 +42,7 @@ class Scores:
 
     def bits(self) -> list[bool]:
         """(n,) who was right, in the order of the split."""
-        return [c == "1" for c in f"{int(self.correct, 16):b}"[1:]]
+        return unpack_bits(self.correct)
 
     def scores(self) -> np.ndarray:
         """(n,) float16 logits of a classifier, in the order of the split; for ROC curves. Empty for text tasks."""
@@ -56,6 +56,11 @@ class Scores:
 def pack_bits(correct) -> str:
     """Booleans as hexadecimal digits behind a sentinel 1, so that leading zeros survive."""
     return f"{int('1' + ''.join('1' if c else '0' for c in correct), 2):x}"
+
+
+def unpack_bits(packed: str) -> list[bool]:
+    """What `pack_bits` packed."""
+    return [c == "1" for c in f"{int(packed, 16):b}"[1:]]
 
 
 def pack_logits(logits: np.ndarray) -> str:
@@ -122,6 +127,12 @@ class Round:
             "tokens": self.tokens + probed.get("tokens", 0),
             "seconds": self.seconds.get("probe", 0.0) + self.seconds["train"],
         }
+
+    @property
+    def whole(self) -> bool:
+        """Whether the state of every training example is known after it: false where evaluation is incremental and
+        a part was left out, and the accuracies on the training split are estimates."""
+        return self.extra.get("incremental", {}).get("full", True)
 
     @property
     def decision(self) -> str:

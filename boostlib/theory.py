@@ -108,7 +108,8 @@ def gap_table(
     of at least the training accuracy ("train") says nothing. "gap": train minus `split` accuracy of the run as it was,
     "low" and "high" its exact (Clopper-Pearson) interval at 1 - delta for the true accuracy, one row at a time. "v":
     |v| over the rounds so far, "numbers" how many. choices: nats to pay on top
-    (`plan_nats`). together: how many training problems at most were drawn together.
+    (`plan_nats`). together: how many training problems at most were drawn together. Rounds whose training accuracy is
+    an estimate (incremental evaluation) have no row.
 
     Raises BoostError for a run whose plan or head came from the training data and was not paid for.
     """
@@ -119,6 +120,8 @@ def gap_table(
         if t and row.merged:
             v = _numbers(ledger, row.index)
             square, numbers = square + float(v.double().square().sum()), numbers + v.numel()
+        if t and not row.whole:
+            continue
         which = t * math.log(2) if any(not row.merged for row in rounds[:t]) else 0.0  # which rounds were merged
         pac = [pac_bayes_nats(gaussian_kl(square, s) + choices + which, n, share / len(sigmas)) for s in sigmas]
         occam = gap_bound(occam_nats(bits * numbers, share) + choices + which, n, 1 - row.train_accuracy)

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "boostlib"
 LAYERS = """
     errors stable durable
     basis rank update adapter lora_adapter core_gradient greedy
-    rounds ledger
+    rounds ledger incremental
     sandbox
     tasks
     paired gate judge
@@ -31,7 +31,7 @@ LAYERS = """
     stop generate features evaluate pass_at_k metrics probe grouping
     identity bundle run
     watch trl_trainer grpo supervised
-    choose boost finetune
+    choose partial boost finetune
     presets methods
     report growth dynamics peers
     theory gibbs isolation measured fresh

@@ -62,7 +62,8 @@ def settle(
 
 
 def _grown(seen: Pass, run: Run, tokenizer, task: Task, ids: Collection[str], progress: bool) -> Pass:
-    examples = [example for example in task.split("train") if example.id in set(ids)]
+    wanted = set(ids)
+    examples = [example for example in task.split("train") if example.id in wanted]
     found = evaluate(run.model, tokenizer, task, "train", run.config.batch_size, examples, progress)
     right = dict(zip(found.ids, found.correct.tolist(), strict=True))
     strict = dict(zip(found.ids, found.strict.tolist(), strict=True))

@@ -12,7 +12,10 @@ SIDES = (("correct", True, FIXED), ("failing", False, BROKEN))
 def plot_bounds(table: pd.DataFrame, ax: Axes | None = None, bits: float = 32) -> Axes:
     """The gap by rounds, measured with its interval as a band, under the bounds of `theory.gap_table`.
 
-    In the grey area a bound says nothing: no gap is larger than the training accuracy. bits: as given to `gap_table`.
+    "measured, without noise" is the run as it was, which the Occam bound is about; PAC-Bayes bounds the mean gap of the
+    run with noise on its numbers, which this picture does not show. In the grey area the Occam bound says nothing: no
+    gap is larger than the training accuracy. That accuracy is the run's without noise too, so the area says nothing
+    about the PAC-Bayes lines. bits: as given to `gap_table`.
     """
     ax, x, ends = canvas(ax), need(table, "plot_bounds got no rounds").rounds, []
     sigmas = sorted((column for column in table if isinstance(column, float)), reverse=True)
@@ -23,7 +26,7 @@ def plot_bounds(table: pd.DataFrame, ax: Axes | None = None, bits: float = 32) -
         ends.append((name, min(table[column].iloc[-1], 1), color))
     ax.fill_between(x, table.low, table.high, color=COLORS[0], alpha=0.2, lw=0)
     ax.plot(x, table.gap, "o-", color=COLORS[0], ms=3)
-    ends.append(("measured", table.gap.iloc[-1], COLORS[0]))
+    ends.append(("measured,\nwithout noise", table.gap.iloc[-1], COLORS[0]))
     ax.axhline(0, color="black", lw=0.8)
     ax.set(xlabel="rounds", ylabel="train minus true accuracy", ylim=(min(-0.1, table.low.min()), 1))
     ax.text(x.mean(), (1 + table.train.max()) / 2, "says nothing", ha="center", va="center", color="#606060")

@@ -16,8 +16,9 @@ it is decoded, if its numbers are written down in so many bits: 32 each as store
 
 Why the prior may be used: it, the basis (a function of W0) and P (of the seed) are fixed before the training problems
 are drawn, and the blocks of "rotate" and "top" depend on the round alone. What the data choose has to be paid for with
-the logarithm of the number of choices: sigma from a grid, which rounds were merged, the plan of a strategy that looks
-at gradients (`plan_nats`). A head fitted to the training split is not paid for, so such runs are refused.
+the logarithm of the number of choices: sigma from a grid, which rounds were merged (`which_nats`), the plan of a
+strategy that looks at gradients (`plan_nats`). A head fitted to the training split is not paid for, so such runs are
+refused.
 
 Problems that are drawn together (the demo's 7 + 5 and 5 + 7) are not independent: where up to g come together, sums are
 dominated by those of n / g independent ones (convexity), so n / g takes the place of n (together=2 for `arithmetic`).
@@ -68,6 +69,11 @@ def plan_nats(groups: int, rounds: int, blocks: int, candidates: int) -> float:
     return groups * sum(math.log((blocks - t) * candidates) for t in range(rounds))
 
 
+def which_nats(rounds: Sequence[Round]) -> float:
+    """-ln(prior of these rounds' pattern of merged and not): 1/2 for all merged, 1/2 shared by the 2^t patterns."""
+    return (1 if all(row.merged for row in rounds) else len(rounds) + 1) * math.log(2)
+
+
 def binary_kl(error: float, true: float) -> float:
     """kl(error, true) in nats, of two error rates in 0..1; infinite where `true` rules out what was seen."""
     return float(rel_entr(error, true) + rel_entr(1 - error, 1 - true))
@@ -103,28 +109,31 @@ def gap_table(
 ) -> pd.DataFrame:
     """Bounds and the measured gap after 0, 1, ... rounds; nothing is run.
 
-    Bounds on train minus true accuracy: one column a sigma (under its number), PAC-Bayes by Pinsker; "occam", `bits` a
-    number, by the inverse of kl. All rows hold together with probability 1 - delta, PAC-Bayes for all sigmas. A bound
-    of at least the training accuracy ("train") says nothing. "gap": train minus `split` accuracy of the run as it was,
-    "low" and "high" its exact (Clopper-Pearson) interval at 1 - delta for the true accuracy, one row at a time. "v":
-    |v| over the rounds so far, "numbers" how many. choices: nats to pay on top
-    (`plan_nats`). together: how many training problems at most were drawn together. Rounds whose training accuracy is
-    an estimate (incremental evaluation) have no row.
+    Bounds on train minus true accuracy: one column a sigma (under its number), PAC-Bayes by Pinsker, of the Gibbs
+    predictor; "occam", `bits` a number, by the inverse of kl, of the run as it was. Each kind holds for all rows
+    together with probability 1 - delta, PAC-Bayes for all sigmas: row t gets delta / ((t + 1)(t + 2)), which adds up to
+    no more than delta over any number of rows, so the number of rounds may be chosen after looking.
+
+    "train" and "gap" (train minus `split` accuracy) are of the run as it was, without noise: "occam" alone bounds that
+    gap, and says nothing where it is at least "train". "low" and "high": the gap's interval at 1 - delta for the true
+    accuracy, exact for independent problems (Clopper-Pearson), one row at a time. "v": |v| over the rounds so far,
+    "numbers" how many. choices: nats to pay on top (`plan_nats`) of which rounds were merged (`which_nats`). together:
+    how many training problems at most were drawn together. Rounds whose
+    training accuracy is an estimate (incremental evaluation) have no row.
 
     Raises BoostError for a run whose plan or head came from the training data and was not paid for.
     """
-    _require_fixed_before_the_data(ledger, choices)
+    require_fixed_before_the_data(ledger, choices)
     n, rounds, rows, square, numbers = train_size(ledger) // together, ledger.rounds, [], 0.0, 0
-    share = delta / (len(rounds) + 1)
     for t, row in enumerate((ledger.base, *rounds)):
         if t and row.merged:
             v = _numbers(ledger, row.index)
             square, numbers = square + float(v.double().square().sum()), numbers + v.numel()
         if t and not row.whole:
             continue
-        which = t * math.log(2) if any(not row.merged for row in rounds[:t]) else 0.0  # which rounds were merged
-        pac = [pac_bayes_nats(gaussian_kl(square, s) + choices + which, n, share / len(sigmas)) for s in sigmas]
-        occam = gap_bound(occam_nats(bits * numbers, share) + choices + which, n, 1 - row.train_accuracy)
+        share, paid = delta / ((t + 1) * (t + 2)), choices + which_nats(rounds[:t])
+        pac = [pac_bayes_nats(gaussian_kl(square, s) + paid, n, share / len(sigmas)) for s in sigmas]
+        occam = gap_bound(occam_nats(bits * numbers, share) + paid, n, 1 - row.train_accuracy)
         measured = _measured_gap(row, split, 1 - delta)
         bounds = (*(gap_bound(nats, n) for nats in pac), occam)
         rows.append((t, math.sqrt(square), numbers, *bounds, row.train_accuracy, *measured))
@@ -145,7 +154,8 @@ def _numbers(ledger: Ledger, index: int):
     return recorded[0]
 
 
-def _require_fixed_before_the_data(ledger: Ledger, choices: float) -> None:
+def require_fixed_before_the_data(ledger: Ledger, choices: float) -> None:
+    """Raises BoostError where the training data gave a run its head, or its plan and `choices` (nats) is 0."""
     adapter = ledger.header["identity"]["adapter"]
     if not isinstance(adapter, dict):
         raise BoostError(f"{ledger.dir} trained {adapter}: these bounds are about adapters of a few numbers")

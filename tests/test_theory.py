@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -33,6 +34,7 @@ from boostlib.theory import (
     pac_bayes_nats,
     plan_nats,
     problems_needed,
+    which_nats,
 )
 
 rates = st.floats(0, 1)
@@ -124,10 +126,11 @@ def test_the_table_is_the_ledgers_numbers_put_into_the_bounds(run):
     square = sum(float((v**2).sum()) for v in vs[:2])
     row, scored = table.loc[2], ledger.rounds[1]
     assert row["v"] == pytest.approx(square**0.5)
-    share = 0.08 / 4  # four rows
-    assert row[1.0] == pytest.approx(min(1, math.sqrt((square / 2 + math.log(2 * 12**0.5 * 2 / share)) / 24)))
+    share, which = 0.08 / 12, math.log(2)  # row 2 gets 1 / (3 * 4); all of its rounds were merged
+    nats = square / 2 + which + math.log(2 * 12**0.5 * 2 / share)
+    assert row[1.0] == pytest.approx(min(1, math.sqrt(nats / 24)))
     error = 1 - scored.train_accuracy
-    assert row["occam"] == pytest.approx(gap_bound(occam_nats(16 * 12, share), 12, error))
+    assert row["occam"] == pytest.approx(gap_bound(occam_nats(16 * 12, share) + which, 12, error))
     assert row["gap"] == pytest.approx(scored.train_accuracy - scored.metrics["test"].accuracy)
     assert (table.low < table.gap).all() and (table.gap < table.high).all()
     assert (table[0.1] >= table[1.0]).all()
@@ -144,13 +147,26 @@ def test_the_interval_covers_the_true_accuracy(run):
         assert binom.cdf(k, n, train - row.low) == pytest.approx(0.05)
 
 
+def test_the_prior_over_patterns_is_one_and_a_later_round_changes_no_row(run):
+    """The prior masses that which_nats pays for add up to at most 1, and the rows' shares to at most delta."""
+    short, long = (run(rounds, trainer=FakeTrainer(scale=0.1)).ledger for rounds in (2, 3))
+    for t in range(4):
+        patterns = product((False, True), repeat=t)
+        rounds = [[replace(long.rounds[0], skipped="" if merged else "no") for merged in one] for one in patterns]
+        assert sum(math.exp(-which_nats(one)) for one in rounds) <= 1
+    one, two = (gap_table(ledger, sigmas=(5.0,), delta=0.5) for ledger in (short, long))
+    pd.testing.assert_frame_equal(one, two[:3])
+    nats = 24 * two[5.0] ** 2 - two.v**2 / 50 - math.log(2)
+    assert (2 * math.sqrt(12) / np.exp(nats)).tolist() == pytest.approx([0.5 / 2, 0.5 / 6, 0.5 / 12, 0.5 / 20])
+
+
 def test_a_round_that_was_not_merged_has_no_noise_but_its_choice_is_paid_for(run):
     all_merged = gap_table(run(3).ledger, sigmas=(5.0,), delta=0.5)
     skipped = gap_table(run(3, trainer=FakeTrainer(scale=0.3, skip=(1,))).ledger, sigmas=(5.0,), delta=0.5)
     assert skipped["numbers"].tolist() == [0, 6, 6, 12]
     assert skipped[5.0][1] == all_merged[5.0][1] < skipped[5.0][2]
     n, kl = 12, skipped["v"][2] ** 2 / 50
-    paid = math.sqrt((kl + 2 * math.log(2) + math.log(2 * n**0.5 * 4 / 0.5)) / (2 * n))
+    paid = math.sqrt((kl + 3 * math.log(2) + math.log(2 * n**0.5 * 12 / 0.5)) / (2 * n))
     assert skipped[5.0][2] == pytest.approx(min(1, paid))
 
 
@@ -194,9 +210,9 @@ def test_problems_drawn_together_count_once(run):
         assert right <= delta and right < wrong
     ledger = run(1).ledger
     one, two = (gap_table(ledger, sigmas=(9.0,), together=g)[9.0][0] for g in (1, 2))
-    assert one == pytest.approx(min(1, math.sqrt(math.log(2 * 12**0.5 * 2 / 0.05) / 24)))
-    assert two == pytest.approx(min(1, math.sqrt(math.log(2 * 6**0.5 * 2 / 0.05) / 12)))
-    scores = pd.DataFrame({"n": [12], "nats": [1.0], "train": [0.5], "test": [0.5]})
+    assert one == pytest.approx(min(1, math.sqrt(math.log(2 * 2 * 12**0.5 * 2 / 0.05) / 24)))
+    assert two == pytest.approx(min(1, math.sqrt(math.log(2 * 2 * 6**0.5 * 2 / 0.05) / 12)))
+    scores = pd.DataFrame({"n": [12], "nats": [1.0], "choices": [0.0], "train": [0.5], "test": [0.5]})
     assert certify(scores, together=2)["at least"].equals(certify(scores.assign(n=6))["at least"])
 
 
@@ -258,16 +274,28 @@ def test_another_tasks_problems_are_refused(run, shaken):
         shaken(run(1), 0.1, task=ParityTask(train=11))
 
 
+def test_noise_too_refuses_or_pays_for_what_the_data_chose(run, shaken):
+    merged, skipped = run(2), run(2, trainer=FakeTrainer(scale=0.3, skip=(1,)))
+    assert shaken(merged, 0.1, draws=1)["choices"].tolist() == pytest.approx([math.log(2)])
+    assert shaken(skipped, 0.1, draws=1)["choices"].tolist() == pytest.approx([3 * math.log(2)])
+    greedy = run(1, strategy="greedy")
+    with pytest.raises(BoostError, match=r"plan from the data \(greedy\).*plan_nats"):
+        shaken(greedy, 0.1)
+    assert shaken(greedy, 0.1, draws=1, choices=5.0)["choices"].tolist() == pytest.approx([5 + math.log(2)])
+
+
 def test_certificates_by_hand():
-    scores = pd.DataFrame({"sigma": [0.1, 0.1], "draw": [0, 1], "n": 256, "kl": 9.0, "nats": [7.0, -50.0],
-                           "train": [0.5, 0.5], "test": [0.45, 0.55]})  # fmt: skip
+    scores = pd.DataFrame({"sigma": [0.1, 0.1], "draw": [0, 1], "n": 256, "kl": 9.0, "nats": [6.5, -50.0],
+                           "choices": 0.5, "train": [0.5, 0.5], "test": [0.45, 0.55]})  # fmt: skip
     found = certify(scores, delta=0.1, choices=1.0)
-    nats = 8 + math.log(2 * 16 / 0.05)
+    nats = 6.5 + 0.5 + 1 + math.log(2 * 16 / 0.05)
     assert found["pinsker"][0] == pytest.approx(math.sqrt(nats / 512))
     assert found["at least"][0] == pytest.approx(1 - kl_inverse(0.5, nats / 256))
     assert found["tight"][0] == pytest.approx(0.5 - found["at least"][0]) and found["tight"][0] < found["pinsker"][0]
     assert found["gap"].tolist() == pytest.approx([0.05, -0.05])
     assert found["pinsker"][1] == 0 and found["at least"][1] == 0.5
+    with pytest.raises(BoostError, match='no column "choices"'):
+        certify(scores.drop(columns="choices"))
 
 
 # --- files and figures
@@ -276,11 +304,29 @@ def test_certificates_by_hand():
 def test_measurements_say_where_and_when_and_are_appended(tmp_path):
     table = pd.DataFrame({"sigma": [0.1, 0.3], "train": [1 / 3, 0.5]})
     for seed in (0, 1):
-        path = save_measured(table, tmp_path / "new" / "noise.csv", torch.device("cpu"), "a-run", seed)
+        path = save_measured(table, tmp_path / "new" / "noise.csv", torch.device("cpu"), "a-run", seed, ["sigma"])
     found = pd.read_csv(path)
     assert list(found) == ["sigma", "train", "run", "seed", "device", "date", "torch"]
     assert found["seed"].tolist() == [0, 0, 1, 1] and found["train"][0] == pytest.approx(1 / 3, rel=1e-5)
     assert found["device"].str.startswith("cpu: ").all() and found["date"].str.endswith("UTC").all()
+
+
+def test_other_columns_and_rows_that_are_there_are_refused_and_nothing_is_written(tmp_path):
+    def save(**columns):
+        return save_measured(pd.DataFrame(columns), tmp_path / "a.csv", torch.device("cpu"), "a-run", 0, keys)
+
+    keys = ("sigma", "draw")
+    before = save(sigma=[0.1], draw=[0], train=[0.5]).read_bytes()
+    for columns, named in (
+        ({"sigma": [0.1], "draw": [1], "test": [0.5]}, r"lacks \['test'\] and has \['train'\] besides"),
+        ({"draw": [1], "sigma": [0.1], "train": [0.5]}, r"in the order \['sigma', 'draw', 'train'"),
+        ({"sigma": [0.3, 0.1 + 1e-9], "draw": [0, 0], "train": [0.5, 0.6]}, "=a-run, seed=0, sigma=0.1, draw=0 twice"),
+        ({"sigma": [0.3, 0.3], "draw": [2, 2], "train": [0.5, 0.6]}, "sigma=0.3, draw=2 twice"),
+    ):
+        with pytest.raises(BoostError, match=named):
+            save(**columns)
+        assert (tmp_path / "a.csv").read_bytes() == before
+    assert len(pd.read_csv(save(sigma=[0.1, 0.3], draw=[1, 0], train=[0.5, 0.5]))) == 3
 
 
 def test_the_figure_draws_the_table(run):
@@ -289,7 +335,8 @@ def test_the_figure_draws_the_table(run):
     drawn = {tuple(line.get_ydata()) for line in ax.lines}
     for column in ("gap", "occam", 1.0, 2.0):
         assert tuple(table[column]) in drawn
-    assert {text.get_text() for text in ax.texts} >= {"measured", "Occam,\n32 bits", "PAC-Bayes,\nσ = 1"}
+    names = {text.get_text() for text in ax.texts}
+    assert names >= {"measured,\nwithout noise", "Occam,\n32 bits", "PAC-Bayes,\nσ = 1"}
     plt.close("all")
 
 
@@ -302,6 +349,7 @@ def test_committed_measurements_are_of_the_committed_run():
     noise = pd.read_csv(data / "theory" / f"{ledger.dir.name}-noise.csv")
     square = sum(float((ledger.load_v(row.index)[0].double() ** 2).sum()) for row in ledger.rounds)
     assert noise["kl"].to_numpy() == pytest.approx((square / (2 * noise["sigma"] ** 2)).to_numpy(), rel=1e-5)
+    assert noise["choices"].to_numpy() == pytest.approx(which_nats(ledger.rounds), rel=1e-5)
     assert (noise["n"] == 256).all() and noise["device"].notna().all() and noise["date"].notna().all()
     moved = pd.read_csv(data / "theory" / f"{ledger.dir.name}-isolation-round0.csv")
     wrong = set(ledger.rounds[0].failures)

@@ -17,6 +17,8 @@ import pandas as pd
 from boostlib.errors import BoostError
 from boostlib.evaluate import paired_bootstrap
 from boostlib.ledger import Ledger
+from boostlib.report import finished
+from boostlib.rounds import held_out
 
 STATES = ("never right", "fell back", "broken", "fixed")
 
@@ -55,11 +57,11 @@ def flow_table(ledger: Ledger) -> pd.DataFrame:
 
     fixed: right for the first time; regained: right again after it was lost; broken: wrong for the first time; lost
     again: wrong again after it was fixed. left: failures after the round. regression rate: share of what was right
-    before the round that is wrong after it.
+    before the round that is wrong after it. Raises BoostError for a run without a finished round.
     """
     wrong = histories(ledger).to_numpy()
     n, rows = train_size(ledger), []
-    for t, row in enumerate(ledger.rounds, start=1):
+    for t, row in enumerate(finished(ledger), start=1):
         before, after = wrong[:, t - 1], wrong[:, t]
         ever_right, ever_wrong = ~wrong[:, :t].all(axis=1), wrong[:, :t].any(axis=1)
         up, down = before & ~after, ~before & after
@@ -85,9 +87,12 @@ def train_size(ledger: Ledger) -> int:
 
 
 def waiting(ledger: Ledger) -> np.ndarray:
-    """Share of the untrained model's failures that were never right up to then: (rounds + 1,), starts at 1."""
+    """Share of the untrained model's failures that were never right up to then: (rounds + 1,), starts at 1.
+    Raises BoostError where it has no failures."""
     table = states(ledger)["never right"].to_numpy()
-    return table / max(table[0], 1)
+    if table[0] == 0:
+        raise BoostError(f"{ledger.dir}: the untrained model has no failures, so no problem waits to be right")
+    return table / table[0]
 
 
 def rounds_wrong(ledger: Ledger) -> pd.Series:
@@ -99,9 +104,11 @@ def stopping_table(ledgers: Sequence[Ledger], split: str = "test") -> pd.DataFra
     """Would stopping after t rounds have paid? One row a t: mean accuracy of `split`, and what all the remaining rounds
     still gained, with a paired 95% interval over problems and seeds.
 
-    A stop that is chosen by looking at this very table is chosen on the held-out set: read the interval, not the peak.
+    All runs are cut to the shortest one, so "going on" ends at its last round. A stop that is chosen by looking at this
+    very table is chosen on the held-out set: read the interval, not the peak. Raises BoostError for a run without a
+    finished round, or not scored on `split`.
     """
-    rounds = min(len(ledger.rounds) for ledger in ledgers)
+    rounds = min(len(finished(ledger)) for ledger in ledgers)
     bits = np.array([accuracies(ledger, split, rounds) for ledger in ledgers])  # (seeds, rounds + 1, n)
     rows = []
     for t in range(rounds + 1):
@@ -114,20 +121,25 @@ def stopping_table(ledgers: Sequence[Ledger], split: str = "test") -> pd.DataFra
 
 def accuracies(ledger: Ledger, split: str, rounds: int) -> list[list[bool]]:
     """Who of `split` was right after 0, 1, ... `rounds` rounds: (rounds + 1, n)."""
-    return [row.metrics[split].bits() for row in (ledger.base, *ledger.rounds[:rounds])]
+    return [held_out(row, split).bits() for row in (ledger.base, *ledger.rounds[:rounds])]
 
 
 def costs_table(ledger: Ledger) -> pd.DataFrame:
-    """One row a round: optimizer steps, tokens, seconds of training, merging and evaluating, norms."""
+    """One row a round: whether it was merged, optimizer steps, tokens, norms, and seconds of each part that it had.
+
+    Parts: probe (greedy), train, evaluate, merge (not in fine-tuning). Raises BoostError for a run without a finished
+    round.
+    """
     rows = [
         {
             "round": row.index,
+            "merged": row.merged,
             "steps": row.steps,
             "tokens": row.tokens,
             **row.seconds,
             "adapter norm": row.adapter_norm,
             "update norm": row.update_norm,
         }
-        for row in ledger.rounds
+        for row in finished(ledger)
     ]
     return pd.DataFrame(rows).set_index("round")

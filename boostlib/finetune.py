@@ -18,7 +18,7 @@ from boostlib.errors import RunError
 from boostlib.identity import BoostConfig, check_identity, environment, round_seed, run_identity
 from boostlib.ledger import Ledger
 from boostlib.lora_adapter import LoRA
-from boostlib.rank import epsilon_rank
+from boostlib.rank import EXACT, epsilon_rank
 from boostlib.rounds import Round, Training
 from boostlib.stable import fingerprint_tensors
 from boostlib.tasks.base import Task
@@ -106,7 +106,7 @@ def _train_lora(model: nn.Module, train: Callable, lora: LoRA, config: BoostConf
     finally:
         lora.detach()
     update = lora.update()
-    ranks = [epsilon_rank(b, a, eps=1e-6) for b, a in update.values()]
+    ranks = [epsilon_rank(b, a, EXACT) for b, a in update.values()]
     free = sum(lora.rank * (b.shape[0] + a.shape[1] - lora.rank) for b, a in update.values())
     numbers = _numbers(count, norm=update.norm(), free=free, retention=weights.merge(update))
     return trained, {**numbers, "extra": {"ranks": ranks}}

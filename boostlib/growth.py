@@ -19,27 +19,29 @@ from boostlib.basis import SVDBasis
 from boostlib.errors import RunError
 from boostlib.ledger import Ledger
 from boostlib.rank import EXACT, effective_rank_of, rank_of, singular_values
-from boostlib.run import rebuilt_rounds
+from boostlib.run import given_model, rebuilt_rounds
 from boostlib.update import LowRankUpdate
 
 EPS = (1e-1, 1e-2, 1e-3)  # beside the exact rank: what counts as a direction is a matter of taste, so several
 
 
 def recorded_adapters(ledger: Ledger, model: nn.Module) -> list[TinyLoRA]:
-    """The adapters of a run's merged rounds with their recorded numbers, in order. model: the run's untrained model.
+    """The adapters of a run's merged rounds with their recorded numbers, in order.
 
-    Raises RunError for a run whose update is not of this kind (full fine-tuning).
+    model: the run's untrained model, or the one that `boost` gave back, which goes back to W0 first and stays there (a
+    classifier gets the run's head). Raises RunError for any other model, by its fingerprint, and for a run whose update
+    is not of this kind (full fine-tuning).
     """
     identity, rounds = ledger.header["identity"], ledger.rounds
     if not isinstance(identity["adapter"], dict):
         raise RunError(f"{ledger.dir} trained {identity['adapter']}: it has no adapters to rebuild")
-    config = AdapterConfig(**identity["adapter"])
+    config, model = AdapterConfig(**identity["adapter"]), given_model(model, ledger)
     basis = SVDBasis.from_model(model, config.basis_rank(max(len(rounds), 1)), identity["targets"])
     return list(rebuilt_rounds(ledger, basis, config, len(rounds)))
 
 
 def recorded_updates(ledger: Ledger, model: nn.Module) -> list[LowRankUpdate]:
-    """Each merged round's own update, in order."""
+    """Each merged round's own update, in order. model and errors: as for `recorded_adapters`."""
     return [adapter.update() for adapter in recorded_adapters(ledger, model)]
 
 

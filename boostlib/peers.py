@@ -13,8 +13,12 @@ Measured, not looked up: each adapter is built (with PEFT where it has it), its 
 noise and merged, and the rank of W - W0 is taken in fp64 at 1e-6 of its largest singular value. After a round it is
 merged and a fresh one started. Noise shows what rank is within reach; training need not use it.
 
-Departure: not the whole model is wrapped but one copy of a linear of each distinct shape, and numbers are multiplied by
-how often that shape occurs. Ranks of a shape are those of its first module.
+Departures:
+- Not the whole model is wrapped but one copy of a linear of each distinct shape, and numbers are multiplied by how
+  often that shape occurs. Ranks of a shape are those of its first module.
+- The rows built with boostlib count by the formula ceil(modules / n_tie) * u, as tying does not show on one module of
+  each shape; and their ranks, of the thin factors B A, are measured untied (n_tie=1) whatever the row's tying: a module
+  has its own P either way, and which modules share v changes no module's rank at generic v.
 """
 
 import tempfile
@@ -30,10 +34,9 @@ from torch import Tensor, nn
 
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis, target_modules
-from boostlib.rank import epsilon_rank
+from boostlib.rank import EXACT, epsilon_rank, rank_of
 from boostlib.update import LowRankUpdate
 
-EPS = 1e-6  # of the largest singular value: what counts as rank
 NOISE = 0.1  # standard deviation of what trainable numbers are moved by
 
 
@@ -127,7 +130,8 @@ def _peft_row(peer: Peer, model: nn.Module, names: list[str], rounds: int) -> di
                     parameter += NOISE * torch.randn_like(parameter)
         small = wrapped.merge_and_unload()
         if t in (0, rounds - 1):
-            ranks.append([_rank(w - before) for w, before in zip(small.weights(), w0, strict=True)])
+            deltas = (w - before for w, before in zip(small.weights(), w0, strict=True))
+            ranks.append([rank_of(torch.linalg.svdvals(delta), EXACT) for delta in deltas])
     return _row(
         peer.name, peer.source, "PEFT", peer.setting, peer.trained, numbers, rounds,
         (ranks[0], peer.formula), (ranks[-1], peer.formula_rounds),
@@ -174,7 +178,7 @@ def _own_ranks(basis: SVDBasis, config: AdapterConfig, rounds: int) -> list[int]
         tiny = TinyLoRA(basis, replace(config, n_tie=1), t)
         tiny.v.data.normal_(std=NOISE)
         total += tiny.update()
-    return [epsilon_rank(b, a, EPS) for b, a in total.values()]
+    return [epsilon_rank(b, a, EXACT) for b, a in total.values()]
 
 
 def _row(name, source, built, setting, trained, numbers, rounds: int, one, total) -> dict:
@@ -205,11 +209,6 @@ def _linear(weight: Tensor) -> nn.Linear:
 
 def _trainable(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-def _rank(delta: Tensor) -> int:
-    s = torch.linalg.svdvals(delta)  # (min(out, in),)
-    return int((s > EPS * s[0]).sum())
 
 
 def _span(ranks: list[int]) -> str:

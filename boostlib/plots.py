@@ -28,7 +28,7 @@ from boostlib.plot_style import (
     whole_numbers,
 )
 from boostlib.rank import subspace_overlap
-from boostlib.rounds import Base, Round
+from boostlib.rounds import Base, Round, held_out
 from boostlib.update import LowRankUpdate
 
 __all__ = ["save_figure", "use_style"]  # of plot_style, for notebooks that import this module alone
@@ -201,6 +201,5 @@ def _rows(ledger: Ledger) -> tuple[Base, list[Round]]:
 def _score(row: Base | Round, split: str, strict: bool = False) -> float:
     if split == "train":
         return row.train_strict if strict else row.train_accuracy
-    if split not in row.metrics:
-        raise BoostError(f"this run was not scored on {split!r}; it has {', '.join(['train', *row.metrics])}")
-    return row.metrics[split].strict if strict else row.metrics[split].accuracy
+    scores = held_out(row, split)
+    return scores.strict if strict else scores.accuracy

@@ -12,6 +12,7 @@ from boostlib.plot_style import BROKEN, COLORS, FIXED, GREY, canvas, draw, label
 
 INK = {"never right": "#707070", "fell back": COLORS[3], "broken": BROKEN, "fixed": FIXED}
 RIGHT = "#E6EEF3"  # right from the start
+PARTS = ("probe", "train", "evaluate", "merge")  # of a round's seconds; not every kind of run has all of them
 
 
 def plot_flows(ledger: Ledger, ax: Axes | None = None) -> Axes:
@@ -95,11 +96,11 @@ def plot_going_on(groups: Mapping[str, Sequence[Ledger]], split: str = "test", a
 
 
 def plot_seconds(ledger: Ledger, ax: Axes | None = None) -> Axes:
-    """Seconds of every round, by what they went into."""
+    """Seconds of every round, by what they went into: those of `PARTS` that the run has, a missing one counting 0."""
     ax, table = canvas(ax), costs_table(ledger)
-    parts = ["train", "evaluate", "merge"]
+    table = table[[part for part in PARTS if part in table]].fillna(0)
     bottom, ends = np.zeros(len(table)), []
-    for color, part in zip(COLORS, parts, strict=False):
+    for color, part in zip(COLORS, table, strict=False):
         ax.bar(table.index, table[part], bottom=bottom, color=color, width=0.8)
         ends.append((part, float(bottom[-1] + table[part].iloc[-1] / 2), color))
         bottom = bottom + table[part].to_numpy()

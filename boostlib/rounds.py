@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from boostlib.errors import BoostError
+
 
 @dataclass
 class Training:
@@ -143,6 +145,13 @@ class Round:
     def rejected(self) -> str:
         """Why a gate did not merge a round that had learned something; empty otherwise."""
         return "" if self.merged or self.skipped else self.extra["gate"]["reason"]
+
+
+def held_out(row: Base | Round, split: str) -> Scores:
+    """A row's scores on a held-out split. Raises BoostError for a split that the run was not scored on."""
+    if split not in row.metrics:
+        raise BoostError(f"this run was not scored on the held-out split {split!r}; it has {', '.join(row.metrics)}")
+    return row.metrics[split]
 
 
 def restore(kind: type, row: dict[str, Any]):

@@ -158,7 +158,7 @@ def replay_run(ledger: Ledger, round: int | None = None, model: nn.Module | None
         raise RunError(
             f"{ledger.dir} trained {identity['adapter']}: its numbers are not in the ledger, so it cannot be rebuilt"
         )
-    model = load_recorded(ledger)[0] if model is None else _given_model(model, ledger)
+    model = load_recorded(ledger)[0] if model is None else given_model(model, ledger)
     adapter = AdapterConfig(**identity["adapter"])
     basis = SVDBasis.from_model(model, adapter.basis_rank(max(len(rounds), 1)), identity["targets"])
     held = _held(model)
@@ -184,7 +184,7 @@ def load_recorded(ledger: Ledger):
     name, dtype = (ledger.header["identity"]["model"][key] for key in ("name", "dtype"))
     classifier = has_head(ledger)
     model, tokenizer = (load_classifier if classifier else load_model)(name, dtype=dtype)
-    return _given_model(model, ledger), tokenizer
+    return given_model(model, ledger), tokenizer
 
 
 def has_head(ledger: Ledger) -> bool:
@@ -192,7 +192,7 @@ def has_head(ledger: Ledger) -> bool:
     return bool(ledger.head()) if isinstance(ledger, Bundle) else (ledger.dir / HEAD_FILE).is_file()
 
 
-def _given_model(model: nn.Module, ledger: Ledger) -> nn.Module:
+def given_model(model: nn.Module, ledger: Ledger) -> nn.Module:
     """`model` at W0, with the run's head. Raises RunError, by its fingerprint, where the run began with another one."""
     if isinstance(model, SequenceClassifier):
         if isinstance(ledger, Bundle):

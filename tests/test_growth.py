@@ -63,6 +63,19 @@ def test_a_skipped_round_is_not_counted_and_adds_nothing(grown):
     assert (table[table.rounds == 3].exact == 6).all()
 
 
+def test_a_boosted_model_goes_back_to_w0_and_any_other_is_refused(grown, tiny_llama):
+    ledger, untrained, boosted = grown(3)
+    copied = tiny_llama()
+    copied.load_state_dict(boosted.state_dict())  # nothing knows of this one's update
+    with pytest.raises(BoostError, match="not the model that .* started from"):
+        recorded_updates(ledger, copied)
+    wanted, found = recorded_updates(ledger, untrained), recorded_updates(ledger, boosted)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert all(torch.equal(a, b) for name in theirs for a, b in zip(ours[name], theirs[name], strict=True))
+    before = dict(untrained.named_parameters())
+    assert all(torch.equal(p, before[name]) for name, p in boosted.named_parameters())
+
+
 def test_spread_and_summary_give_median_and_range():
     import pandas as pd
 

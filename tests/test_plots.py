@@ -217,7 +217,7 @@ def test_empty_or_wrong_input_is_one_clear_error(ledger, tmp_path):
         plots.plot_accuracy({"rotate": []})
     with pytest.raises(BoostError, match="rounds or steps"):
         plots.plot_accuracy({"rotate": [run]}, against="hours")
-    with pytest.raises(BoostError, match="not scored on 'dev'; it has train, test"):
+    with pytest.raises(BoostError, match="not scored on the held-out split 'dev'; it has test"):
         plots.plot_accuracy({"rotate": [run]}, split="dev")
     with pytest.raises(BoostError, match="no rewards"):
         plots.plot_rewards(run)

@@ -63,13 +63,17 @@ def test_a_skipped_round_is_not_counted_and_adds_nothing(grown):
     assert (table[table.rounds == 3].exact == 6).all()
 
 
-def test_a_boosted_model_goes_back_to_w0_and_any_other_is_refused(grown, tiny_llama):
-    ledger, untrained, boosted = grown(3)
-    copied = tiny_llama()
-    copied.load_state_dict(boosted.state_dict())  # nothing knows of this one's update
+def test_a_boosted_model_is_refused_once_its_run_is_gone(grown):
+    ledger, _, boosted = grown(3)
     with pytest.raises(BoostError, match="not the model that .* started from"):
-        recorded_updates(ledger, copied)
-    wanted, found = recorded_updates(ledger, untrained), recorded_updates(ledger, boosted)
+        recorded_updates(ledger, boosted)
+
+
+def test_a_boosted_model_goes_back_to_w0_while_its_run_is_kept(tiny_llama, tiny_tokenizer, tmp_path):
+    boosted, untrained = tiny_llama(), tiny_llama()
+    run = boost(boosted, tiny_tokenizer, ParityTask(), FakeTrainer(), config(3), tmp_path / "run", progress=False)
+    wanted, found = recorded_updates(run.ledger, untrained), recorded_updates(run.ledger, boosted)
+    assert len(found) == 3
     for ours, theirs in zip(found, wanted, strict=True):
         assert all(torch.equal(a, b) for name in theirs for a, b in zip(ours[name], theirs[name], strict=True))
     before = dict(untrained.named_parameters())

@@ -28,9 +28,9 @@ EPS = (1e-1, 1e-2, 1e-3)  # beside the exact rank: what counts as a direction is
 def recorded_adapters(ledger: Ledger, model: nn.Module) -> list[TinyLoRA]:
     """The adapters of a run's merged rounds with their recorded numbers, in order.
 
-    model: the run's untrained model; or the one that `boost` trained, while its Run is kept: it goes back to W0 and stays
-    there. A classifier gets the run's head. Raises RunError for any other model, by its fingerprint, and for a run whose
-    update is not of this kind (full fine-tuning).
+    model: the run's untrained model; or the one that `boost` trained, while its Run is kept: it goes back to W0 and
+    stays there. A classifier gets the run's head. Raises RunError for any other model, by its fingerprint, and for a
+    run whose update is not of this kind (full fine-tuning).
     """
     identity, rounds = ledger.header["identity"], ledger.rounds
     if not isinstance(identity["adapter"], dict):

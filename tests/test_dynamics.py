@@ -244,5 +244,6 @@ def test_a_real_run_with_skipped_and_rejected_rounds_agrees_too(tiny_llama, tiny
     wrong = histories(run.ledger)
     for t in range(7):
         assert set(wrong.index[wrong[t]]) == set(run.ledger.failures_after(t))
+    assert all(set(wrong.index[wrong[t]]) == set(run.rounds[t].failures) for t in range(6))  # as they were evaluated
     assert all((wrong[t] == wrong[t + 1]).all() for t in idle)
     assert [t for t, merged in enumerate(costs_table(run.ledger)["merged"]) if not merged] == idle

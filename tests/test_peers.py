@@ -5,9 +5,10 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from boostlib import AdapterConfig, SVDBasis, TinyLoRA, target_modules
+from boostlib import AdapterConfig, LowRankUpdate, SVDBasis, TinyLoRA, epsilon_rank, target_modules
 from boostlib.errors import ModelError
-from boostlib.peers import PEERS, OneOfEach, count_trained, peers_table
+from boostlib.peers import NOISE, PEERS, OneOfEach, count_trained, peers_table
+from boostlib.rank import EXACT
 
 ROUNDS = 4
 ADAPTER = AdapterConfig(rank=2, u=1, n_tie=5)  # 14 modules: 3 numbers
@@ -75,6 +76,16 @@ def test_measured_ranks_follow_the_formulas(table):
         "LoRA-XS": ["1", "2"],
         "BoostLoRA": ["8"],
     }
+
+
+def test_tying_changes_no_modules_rank(tiny_llama, tmp_path):
+    basis = SVDBasis.from_model(tiny_llama(), rank=2 * ROUNDS, cache_dir=tmp_path)
+    total, draw = LowRankUpdate(), torch.Generator().manual_seed(0)
+    for t in range(ROUNDS):
+        tied = TinyLoRA(basis, ADAPTER, t)
+        tied.v.data.normal_(std=NOISE, generator=draw)
+        total += tied.update()
+    assert [epsilon_rank(b, a, EXACT) for b, a in total.values()] == [2 * ROUNDS] * 14
 
 
 def test_the_table_is_the_same_each_time_and_touches_neither_model_nor_seed(tiny_llama, table):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from boostlib import load_task
@@ -100,14 +100,15 @@ def test_bad_letters_and_empty_chains_are_named(text, message):
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(6, 200))
+@example([33, 34, 34], 100)
 def test_cutting_is_even_and_uses_the_room_there_is(lengths, most):
     chains = [AMINO_ACIDS[i] * n for i, n in enumerate(lengths)]
     cut = [len(chain) for chain in cut_evenly(chains, most)]
     assert sum(cut) == min(sum(lengths), most) or (sum(lengths) > most and most - sum(cut) < len(chains))
     assert all(c <= n for c, n in zip(cut, lengths, strict=True))
     shortened = [c for c, n in zip(cut, lengths, strict=True) if c < n]
-    assert not shortened or max(shortened) - min(shortened) <= 1
-    assert not shortened or max(cut) <= max(shortened) + 0  # nobody keeps more than those who were cut
+    # nobody keeps more than those who were cut, but for the one residue that does not divide: 33, 34, 34 in 100
+    assert not shortened or max(cut) - min(shortened) <= 1
     with pytest.raises(DataError, match="raise max_length"):
         cut_evenly(chains + ["A"] * most, most)
 

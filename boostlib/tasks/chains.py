@@ -41,7 +41,8 @@ def read_chains(text: str, where: str) -> str:
 
 
 def cut_evenly(chains: Sequence[str], most: int) -> list[str]:
-    """The chains with at most `most` residues in all: the longest lose their ends, down to one common length.
+    """The chains with at most `most` residues in all: the longest lose their ends, down to one common length
+    or, where that leaves room, one residue more.
 
     Raises DataError where not even one residue a chain would be left.
     """

@@ -129,14 +129,13 @@ def _merge_and_record(
     retention = 1.0 if trained.skipped else run.weights.merge(update)
     folded = time.perf_counter()
     scores, verdict, seen = _scored(run, tokenizer, task, failures, adapter.round, trained, not bar.disable)
-    extra = verdict | chosen(trained.choice)
-    merged = not trained.skipped and extra.get("gate", {}).get("decision", "promote") == "promote"
+    extra, decision = verdict | chosen(trained.choice), verdict.get("gate", {}).get("decision", "promote")
+    merged = not trained.skipped and decision == "promote"
     if not merged and not trained.skipped:  # rejected: the model and its scores are those before the round
         run.weights.set(before)
         scores = _unchanged(last, failures)
     if run.config.incremental:
-        ends = extra.get("gate", {}).get("decision") == "stop"
-        found = settle(run, tokenizer, task, failures, adapter.round, seen, merged, ends, not bar.disable)
+        found = settle(run, tokenizer, task, failures, adapter.round, seen, merged, decision == "stop", not bar.disable)
         scores, extra["incremental"] = scores | found[0], found[1]
     row = Round(
         index=adapter.round,

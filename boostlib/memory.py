@@ -139,9 +139,6 @@ class _Run:
         self.samples = getattr(preset.trainer, "samples", 1)
         while retried and self.generates and self.samples * 2 <= preset.trainer.max_samples:
             self.samples *= 2
-        self.samples = getattr(preset.trainer, "samples", 1)
-        while retried and self.generates and self.samples * 2 <= preset.trainer.max_samples:
-            self.samples *= 2
         answers = "rollout" if self.generates else "validate"
         self.phases = ("load", answers, "train", "merge", "evaluate")
 

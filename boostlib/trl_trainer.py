@@ -49,7 +49,7 @@ def train_once(
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     watch = Watch(parameters, adapter)
-    prompts = min(settings.prompts, len(examples))
+    prompts, rate = min(settings.prompts, len(examples)), 0.0 if probing else settings.learning_rate
     trained = Training()
     own_forward = vars(model).get("forward")
     with (
@@ -62,7 +62,7 @@ def train_once(
         trainer = FoldingTrainer(
             model,
             _reward(task, examples),
-            _config(settings, scratch, task, len(examples), samples, seed, model, 0.0 if probing else None),
+            _config(settings, scratch, task, len(examples), samples, seed, model, rate),
             Dataset.from_list([{"prompt": e.prompt, "index": i} for i, e in enumerate(examples)]),
             processing_class=tokenizer,
             callbacks=[Recorder(trained, on_step)],
@@ -83,12 +83,12 @@ def train_once(
     return trained
 
 
-def _config(settings, scratch, task, failures: int, samples: int, seed: int, model, rate: float | None) -> GRPOConfig:
+def _config(settings, scratch, task, failures: int, samples: int, seed: int, model, rate: float) -> GRPOConfig:
     batch = min(settings.prompts, failures) * samples
     micro = max(d for d in range(1, min(settings.micro_batch, batch) + 1) if batch % d == 0)
     return GRPOConfig(
         output_dir=scratch,
-        learning_rate=settings.learning_rate if rate is None else rate,
+        learning_rate=rate,
         lr_scheduler_type="constant",
         weight_decay=0.0,
         max_grad_norm=settings.max_grad_norm,

@@ -22,6 +22,7 @@ from collections.abc import Callable  # noqa: E402
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from helpers import Killed  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
@@ -115,3 +116,22 @@ def tiny_classifier() -> Callable[..., SequenceClassifier]:
         return model.eval()
 
     return build
+
+
+@pytest.fixture
+def die_at(monkeypatch):
+    """die_at(n): the n-th point where a crash must be survivable is the last; returns the points passed."""
+
+    def arm(n: int | None) -> list[str]:
+        passed = []
+
+        def reached(point: str) -> None:
+            passed.append(point)
+            if len(passed) - 1 == n:
+                raise Killed(point)
+
+        monkeypatch.setattr("boostlib.durable.reached", reached)
+        monkeypatch.setattr("boostlib.ledger.reached", reached)
+        return passed
+
+    return arm

@@ -5,6 +5,7 @@ Run as a script, `python helpers.py MODEL_DIR RUN_DIR ROUNDS [SLEEP]`, it does o
 
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -13,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import pytest
 import torch
 
 from boostlib import AdapterConfig, BoostConfig, Greedy, Ledger, boost
 from boostlib.classifier import SequenceClassifier
 from boostlib.rounds import Training
-from boostlib.stable import philox
+from boostlib.stable import fingerprint_tensors, philox
 from boostlib.tasks.base import Example, LabelTask, Score
 from boostlib.tasks.chains import AMINO_ACIDS
 
@@ -145,6 +147,29 @@ def same_runs(one: Ledger, other: Ledger) -> bool:
     """Whether two runs agree in every row and in every number that was trained, times aside."""
     vs = [[ledger.load_v(row.index)[0] for row in ledger.rounds] for ledger in (one, other)]
     return rows(one) == rows(other) and all(torch.equal(x, y) for x, y in zip(*vs, strict=True))
+
+
+def prints(model) -> str:
+    """SHA-256 of everything that a model holds."""
+    return fingerprint_tensors(model.state_dict())
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+def ends_as_undisturbed(call: Callable, whole, die_at: Callable, points: int) -> None:
+    """Killed at each of so many points and called again, `call(name)` gives the run `whole`: rows and weights."""
+    for n in range(points):
+        die_at(n)
+        with pytest.raises(Killed):
+            call("cut")
+        die_at(None)
+        resumed = call("cut")
+        assert same_runs(whole.ledger, resumed.ledger), n
+        assert prints(whole.model) == prints(resumed.model), n
+        assert len(resumed.ledger.verify()) == len(whole.rounds)
+        shutil.rmtree(resumed.dir)
 
 
 def main(model_dir: str, run_dir: str, rounds: str, sleep: str = "0") -> None:

@@ -3,7 +3,6 @@
 import itertools
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -14,16 +13,11 @@ from pathlib import Path
 import helpers
 import pytest
 import torch
-from helpers import CoinTask, FakeTrainer, ParityTask, config, same_runs
+from helpers import CoinTask, FakeTrainer, Killed, ParityTask, config, ends_as_undisturbed, prints, same_runs
 
 from boostlib import BoostConfig, BoostError, Ledger, boost, effective_rank, epsilon_rank, evaluate, replay
 from boostlib.errors import DataError, LedgerError, RunError
 from boostlib.models import default_device
-from boostlib.stable import fingerprint_tensors
-
-
-class Killed(BaseException):
-    """The process died here."""
 
 
 @pytest.fixture(autouse=True)
@@ -72,10 +66,6 @@ def start(kit, tmp_path):
         return boost(model, kit.tokenizer, *arguments, tmp_path / name, progress=False)
 
     return run
-
-
-def prints(model) -> str:
-    return fingerprint_tensors(model.state_dict())
 
 
 # --- what is recorded
@@ -432,25 +422,6 @@ def test_an_error_while_evaluating_leaves_the_model_as_given_and_the_last_round_
 POINTS = 17  # base, and 5 in each of 3 rounds, and one after the base's line; and one for each file before it
 
 
-@pytest.fixture
-def die_at(monkeypatch):
-    """die_at(n): the n-th point where a crash must be survivable is the last; returns the points passed."""
-
-    def arm(n: int | None) -> list[str]:
-        passed = []
-
-        def reached(point: str) -> None:
-            passed.append(point)
-            if len(passed) - 1 == n:
-                raise Killed(point)
-
-        monkeypatch.setattr("boostlib.durable.reached", reached)
-        monkeypatch.setattr("boostlib.ledger.reached", reached)
-        return passed
-
-    return arm
-
-
 @both
 def test_every_file_has_points_before_and_after_it(start, kit, die_at):
     passed = die_at(None)
@@ -472,16 +443,8 @@ def test_killed_at_any_point_a_run_ends_as_if_undisturbed(start, kit, die_at, sk
 
     whole = call("whole")
     assert [bool(row.skipped) for row in whole.rounds] == [t in skip for t in range(3)]
-    for n in range(POINTS + kit.files):
-        die_at(n)
-        with pytest.raises(Killed):
-            call("cut")
-        die_at(None)
-        resumed = call("cut")
-        assert same_runs(whole.ledger, resumed.ledger), n
-        assert prints(whole.model) == prints(resumed.model), n
-        assert len(resumed.ledger.verify()) == 3
-        shutil.rmtree(tmp_path / "cut")
+    assert len(whole.rounds) == 3
+    ends_as_undisturbed(call, whole, die_at, POINTS + kit.files)
 
 
 @both

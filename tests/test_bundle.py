@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import CoinTask, FakeTrainer, config
+from helpers import CoinTask, FakeTrainer, config, prints
 from recorded import recorded_run
 from safetensors.torch import load, save
 
@@ -28,7 +28,7 @@ from boostlib.__main__ import main
 from boostlib.bundle import MAGIC, group_norms, sketch
 from boostlib.errors import LedgerError, RunError
 from boostlib.export import verify_weights
-from boostlib.stable import fingerprint_tensors, philox
+from boostlib.stable import philox
 
 CONFIG = AdapterConfig(n_tie=7, u=3)
 # as many failures as the 256 problems of the arithmetic demo leave, named as they are there
@@ -49,10 +49,6 @@ def run(request, tiny_llama, tmp_path) -> Ledger:
 @pytest.fixture
 def bundle(run, tiny_llama, tmp_path):
     return export_bundle(run.dir, tmp_path / "run.bundle", model=tiny_llama())
-
-
-def prints(model) -> str:
-    return fingerprint_tensors(model.state_dict())
 
 
 def packed(body: bytes) -> bytes:

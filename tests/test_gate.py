@@ -2,14 +2,13 @@
 
 import itertools
 import json
-import shutil
 import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
-from helpers import FakeTrainer, ParityTask, config, same_runs
+from helpers import FakeTrainer, ParityTask, config, ends_as_undisturbed, prints, same_runs
 from scipy.stats import binomtest
 
 from boostlib import BoostError, Gate, Ledger, boost, epsilon_rank, evaluate, load_task, replay
@@ -22,10 +21,6 @@ from boostlib.stable import fingerprint_tensors, philox
 from boostlib.tasks.base import Example
 
 ROUNDS = 1_000
-
-
-class Killed(BaseException):
-    """The process died here."""
 
 
 @pytest.fixture(autouse=True)
@@ -175,10 +170,6 @@ def start(tiny_llama, tiny_tokenizer, guarded, tmp_path):
 LENIENT = Gate(alpha=0.9, allowed_guards=6, patience=None, failing_guards="leave out")
 
 
-def prints(model) -> str:
-    return fingerprint_tensors(model.state_dict())
-
-
 def decisions(run) -> list[str]:
     return [row.decision for row in run.rounds]
 
@@ -252,35 +243,14 @@ def test_skipped_rounds_are_not_judged_but_count_as_rounds_without_value(start):
 POINTS = 13  # run.json, the base's two, and 5 in each of 2 rounds
 
 
-def test_killed_at_any_point_a_gated_run_ends_as_if_undisturbed(start, monkeypatch, tmp_path):
-    passed = []
-
+def test_killed_at_any_point_a_gated_run_ends_as_if_undisturbed(start, die_at):
     def call(name):
         return start(name, rounds=2, gate=LENIENT, trainer=FakeTrainer(scale=4.0))
 
-    def die_at(n):
-        passed.clear()
-
-        def reached(point):
-            passed.append(point)
-            if len(passed) - 1 == n:
-                raise Killed(point)
-
-        monkeypatch.setattr("boostlib.durable.reached", reached)
-        monkeypatch.setattr("boostlib.ledger.reached", reached)
-
-    die_at(None)
+    passed = die_at(None)
     whole = call("whole")
     assert len(passed) == POINTS and sorted(decisions(whole)) == ["promote", "reject"]
-    for n in range(POINTS):
-        die_at(n)
-        with pytest.raises(Killed):
-            call("cut")
-        die_at(None)
-        resumed = call("cut")
-        assert same_runs(whole.ledger, resumed.ledger), n
-        assert prints(whole.model) == prints(resumed.model), n
-        shutil.rmtree(tmp_path / "cut")
+    ends_as_undisturbed(call, whole, die_at, POINTS)
 
 
 def test_an_error_after_a_trial_merge_leaves_the_model_as_given(start, tiny_llama, monkeypatch):

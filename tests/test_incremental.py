@@ -1,6 +1,5 @@
 """Incremental evaluation: what it leaves out is bounded, what it finds is true, and where it is off nothing changes."""
 
-import shutil
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CoinTask, FakeTrainer, ParityTask, config, rows, same_runs
+from helpers import CoinTask, FakeTrainer, ParityTask, config, ends_as_undisturbed, rows, same_runs
 
 from boostlib import BoostConfig, BoostError, Gate, Incremental, Ledger, boost, evaluate, replay
 from boostlib.__main__ import main
@@ -252,35 +251,17 @@ def test_a_run_given_more_rounds_equals_one_that_had_them(start, strategy):
     assert fingerprint_tensors(whole.model.state_dict()) == fingerprint_tensors(parts.model.state_dict())
 
 
-class Killed(BaseException):
-    """The process died here."""
-
-
 @pytest.mark.parametrize("skip", [(), (1,)])
-def test_killed_at_any_point_a_run_ends_as_if_undisturbed(start, monkeypatch, tmp_path, skip):
-    def call(name, last=None):
-        passed = []
-
-        def reached(point):
-            passed.append(point)
-            if len(passed) - 1 == last:
-                raise Killed(point)
-
-        for module in ("durable", "ledger"):
-            monkeypatch.setattr(f"boostlib.{module}.reached", reached)
+def test_killed_at_any_point_a_run_ends_as_if_undisturbed(start, die_at, skip):
+    def call(name):
         task = ParityTask(train=16, test=3, max_new_tokens=1)
         option = Incremental(sample=2, every=2)
-        run = start(name, 2, option, FakeTrainer(scale=SCALE, skip=skip), task=task)
-        return run, len(passed)
+        return start(name, 2, option, FakeTrainer(scale=SCALE, skip=skip), task=task)
 
-    whole, points = call("whole")
+    passed = die_at(None)
+    whole, points = call("whole"), len(passed)
     assert points > 10
-    for n in range(points):
-        with pytest.raises(Killed):
-            call("cut", n)
-        resumed = call("cut")[0]
-        assert same_runs(whole.ledger, resumed.ledger), n
-        shutil.rmtree(tmp_path / "cut")
+    ends_as_undisturbed(call, whole, die_at, points)
 
 
 # --- rounds that merge nothing

@@ -39,6 +39,7 @@ def _reproduce(args) -> int:
 
 
 def _boost(args) -> None:
+    from boostlib.adapter import STRATEGIES
     from boostlib.methods import run_method, with_method, with_size
     from boostlib.presets import SECTIONS, preset
     from boostlib.report import rounds_table
@@ -56,7 +57,9 @@ def _boost(args) -> None:
         chosen = replace(chosen, full_learning_rate=args.learning_rate, lora_learning_rate=args.learning_rate)
     adapter = replace(chosen.boost.adapter, **_given(args, "scaling", "rank", "u", "n_tie", "blocks"))
     greedy = replace(chosen.boost.greedy, **_given(args, *GREEDY))
-    loop = {**_given(args, "rounds", "shrinkage", "w0_device"), **_incremental(args)}
+    if args.drafts and (args.method not in STRATEGIES or args.section in ("protein", "binding")):
+        raise BoostError("--drafts saves decoding between rounds: it needs a method with rounds, and math or code")
+    loop = {**_given(args, "rounds", "shrinkage", "w0_device", "drafts"), **_incremental(args)}
     chosen = replace(
         chosen,
         boost=replace(chosen.boost, adapter=adapter, greedy=greedy, **loop),
@@ -266,6 +269,12 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(f"--{name}", type=kind)
     sub.add_argument("--shrinkage", type=float, help="what a trained adapter is multiplied by before merging")
     sub.add_argument("--w0-device", choices=("cpu", "cuda"), help="where the copy of W0 is kept (with the model)")
+    sub.add_argument(
+        "--drafts",
+        action="store_const",
+        const=True,
+        help="in evaluation check the last round's completions and decode only those that no longer stand",
+    )
     sub.add_argument(
         "--incremental",
         type=int,

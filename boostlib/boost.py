@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from boostlib.adapter import TinyLoRA
 from boostlib.choose import chosen, fresh_adapter, training_examples
+from boostlib.drafts import Drafts
 from boostlib.errors import DataError
 from boostlib.evaluate import Result, evaluate
 from boostlib.gate import Gate
@@ -62,7 +63,7 @@ def boost(
         try:
             if run.base is None:
                 bar.set_postfix_str("evaluating the untrained model")
-                base = base_row(model, tokenizer, task, config, run.fingerprint(), progress)
+                base = base_row(model, tokenizer, task, config, run.fingerprint(), progress, run.drafts)
                 _require_sound_guards(run, task, base)
                 run.ledger.append(base)
             for t in range(len(run.rounds), config.rounds):
@@ -125,6 +126,8 @@ def _merge_and_record(
     exists."""
     last = run.rounds[-1] if run.rounds else run.base
     start = time.perf_counter()
+    if run.drafts:
+        run.drafts.record()  # the untrained model's evaluation is not this round's cost
     update, before = adapter.update(), run.weights.update
     retention = 1.0 if trained.skipped else run.weights.merge(update)
     folded = time.perf_counter()
@@ -137,6 +140,8 @@ def _merge_and_record(
     if run.config.incremental:
         found = settle(run, tokenizer, task, failures, adapter.round, seen, merged, decision == "stop", not bar.disable)
         scores, extra["incremental"] = scores | found[0], found[1]
+    if run.drafts:
+        extra["drafts"] = run.drafts.record()
     row = Round(
         index=adapter.round,
         num_parameters=adapter.num_parameters,
@@ -170,7 +175,7 @@ def _scored(
         scores = _unchanged(run.rounds[-1] if run.rounds else run.base, failures)
         return scores, _judged(run, task, failures, scores, trained), None
     seen = train_pass(run, tokenizer, task, failures, index, progress) if run.config.incremental else None
-    scores = score_splits(run.model, tokenizer, task, run.config, progress, seen)
+    scores = score_splits(run.model, tokenizer, task, run.config, progress, seen, run.drafts)
     verdict = _judged(run, task, failures, scores, trained)
     if seen and run.gate and "train" in run.gate.value_on and verdict["gate"]["decision"] == "promote":
         seen = complete(seen, run, tokenizer, task, progress)  # a sample may reject a round, but not promote it
@@ -197,11 +202,20 @@ def _require_sound_guards(run: Run, task: Task, base: Base) -> None:
 
 
 def score_splits(
-    model: nn.Module, tokenizer, task: Task, config: BoostConfig, progress: bool = True, seen: Pass | None = None
+    model: nn.Module,
+    tokenizer,
+    task: Task,
+    config: BoostConfig,
+    progress: bool = True,
+    seen: Pass | None = None,
+    drafts: Drafts | None = None,
 ) -> dict:
     """The whole training set, or what `seen` knows of it, and every held-out split, as a ledger keeps them."""
     splits = config.held_out if seen else ("train", *config.held_out)
-    results = {split: evaluate(model, tokenizer, task, split, config.batch_size, progress=progress) for split in splits}
+    results = {
+        split: evaluate(model, tokenizer, task, split, config.batch_size, progress=progress, drafts=drafts)
+        for split in splits
+    }
     train = seen.scores() if seen else _train_scores(results.pop("train"))
     return {**train, "metrics": {split: _scores(result) for split, result in results.items()}}
 
@@ -219,10 +233,12 @@ def _scores(result: Result) -> Scores:
     return Scores(result.accuracy, result.strict_accuracy, pack_bits(result.correct), logits)
 
 
-def base_row(model, tokenizer, task: Task, config: BoostConfig, fingerprint: str, progress: bool = True) -> Base:
+def base_row(
+    model, tokenizer, task: Task, config: BoostConfig, fingerprint: str, progress: bool = True, drafts=None
+) -> Base:
     """The untrained model's line."""
     start = time.perf_counter()
-    scores = score_splits(model, tokenizer, task, config, progress)
+    scores = score_splits(model, tokenizer, task, config, progress, drafts=drafts)
     return Base(**scores, weights_fingerprint=fingerprint, seconds=round(time.perf_counter() - start, 2))
 
 

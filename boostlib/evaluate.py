@@ -16,6 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from boostlib.classifier import SequenceClassifier
+from boostlib.drafts import Drafts, generate_again
 from boostlib.errors import DataError, ModelError
 from boostlib.features import logits
 from boostlib.generate import encode, generate
@@ -59,8 +60,11 @@ def evaluate(
     batch_size: int = 64,
     examples: Sequence[Example] | None = None,
     progress: bool = True,
+    drafts: Drafts | None = None,
 ) -> Result:
     """Answers to a split (or to `examples`), scored: greedy completions, or a classifier's logits.
+
+    drafts: completions of earlier evaluations of this task, which are checked instead of decoded again (drafts.py).
 
     Raises DataError where there is nothing to score, ModelError where the model is not of the task's kind.
     """
@@ -69,9 +73,11 @@ def evaluate(
         raise DataError(f"task {task.name!r} has no examples in split {split!r}")
     require_kind(model, task)
     start = time.perf_counter()
-    answer = _classified if isinstance(model, SequenceClassifier) else _completed
     with tqdm(total=len(examples), desc=f"evaluate {split}", unit="ex", leave=False, disable=not progress) as bar:
-        found = answer(model, tokenizer, task, examples, batch_size, bar.update)
+        if isinstance(model, SequenceClassifier):
+            found = _classified(model, tokenizer, task, examples, batch_size, bar.update)
+        else:
+            found = _completed(model, tokenizer, task, examples, batch_size, bar.update, drafts)
     return Result(ids=[example.id for example in examples], seconds=time.perf_counter() - start, **found)
 
 
@@ -82,16 +88,13 @@ def require_kind(model: nn.Module, task: Task) -> None:
         raise ModelError(f"task {task.name!r} asks for {asked}: load the model with {loader}(name)")
 
 
-def _completed(model, tokenizer, task: TextTask, examples: Sequence[Example], batch_size: int, on_batch) -> dict:
-    ids = generate(
-        model,
-        tokenizer,
-        encode(tokenizer, [example.prompt for example in examples]),
-        task.max_new_tokens,
-        batch_size=batch_size,
-        on_batch=on_batch,
-        stop=task.stop,
-    )
+def _completed(model, tokenizer, task: TextTask, examples, batch_size: int, on_batch, drafts: Drafts | None) -> dict:
+    prompts = encode(tokenizer, [example.prompt for example in examples])
+    settings = {"batch_size": batch_size, "on_batch": on_batch, "stop": task.stop}
+    if drafts is None:
+        ids = generate(model, tokenizer, prompts, task.max_new_tokens, **settings)
+    else:
+        ids = generate_again(model, tokenizer, prompts, task.max_new_tokens, drafts, **settings)
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     scores = task.score_many(texts, examples)
     correct, strict = (np.array([getattr(s, kind) for s in scores], dtype=bool) for kind in ("correct", "strict"))

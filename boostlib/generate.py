@@ -73,7 +73,7 @@ def generate(
     try:
         with flat_linears(model), explain_oom(oom_setting, batch_size):
             prefix = shared_prefix(prompt_ids)
-            cache = _read(model, torch.tensor([prefix], device=model.device), None, None) if prefix else None
+            cache = read(model, torch.tensor([prefix], device=model.device), None, None) if prefix else None
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
                 batch = _Batch([prompt_ids[i] for i in rows], prefix, cache, samples)
@@ -118,7 +118,7 @@ def _flat_forward(module: nn.Linear):
     return lambda x: F.linear(x.flatten(0, -2), module.weight).unflatten(0, x.shape[:-1])
 
 
-def _read(model: nn.Module, ids: Tensor, mask: Tensor | None, cache):
+def read(model: nn.Module, ids: Tensor, mask: Tensor | None, cache):
     """Run `ids` (B, L) after `cache`; returns the grown cache."""
     position = None if mask is None else (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
     out = model(
@@ -153,7 +153,7 @@ def _decode(model, tokenizer, batch: _Batch, config, stop: str | None) -> list[l
         cache = copy.deepcopy(cache)
         cache.batch_repeat_interleave(len(prompts))
     if samples > 1 and width > 1:  # read each prompt once, all but its last token, before it is repeated
-        cache = _read(model, ids[:, len(prefix) : -1], mask[:, :-1], cache)
+        cache = read(model, ids[:, len(prefix) : -1], mask[:, :-1], cache)
     if samples > 1:
         ids, mask = ids.repeat_interleave(samples, dim=0), mask.repeat_interleave(samples, dim=0)
         if cache is not None:

@@ -37,7 +37,8 @@ class BoostConfig:
     and costs a transfer per fold); default: with the model. greedy: how strategy="greedy" chooses; the others ignore
     it. shrinkage: what a trained adapter is multiplied by before it is merged (gradient boosting's learning rate; ours,
     1 in the paper). incremental: evaluate the training split in part after most rounds (see incremental.py); None, as
-    in the paper, all of it after each.
+    in the paper, all of it after each. drafts: check the last round's completions in one forward pass each and decode
+    only those that no longer stand (see drafts.py); not for classifiers, which decode nothing.
     """
 
     rounds: int = 20
@@ -51,6 +52,7 @@ class BoostConfig:
     greedy: Greedy = field(default_factory=Greedy)
     shrinkage: float = 1.0
     incremental: Incremental | None = None
+    drafts: bool = False
 
     def __post_init__(self):
         if self.rounds < 1:
@@ -94,6 +96,7 @@ def run_identity(
         **({"greedy": asdict(config.greedy)} if config.adapter.strategy == "greedy" else {}),
         **({"shrinkage": config.shrinkage} if config.shrinkage != 1 else {}),
         **({"incremental": asdict(config.incremental)} if config.incremental else {}),
+        **({"drafts": True} if config.drafts else {}),
     }
     return json.loads(json.dumps(identity))  # as it will be read back: no tuples, string keys
 

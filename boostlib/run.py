@@ -15,6 +15,7 @@ from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.bundle import Bundle, open_record
 from boostlib.classifier import HEAD_FILE, SequenceClassifier, load_classifier
+from boostlib.drafts import Drafts
 from boostlib.errors import RunError
 from boostlib.gate import Gate
 from boostlib.identity import BoostConfig, check_identity, environment, run_identity
@@ -41,6 +42,7 @@ class Run:
     basis: SVDBasis
     weights: Weights
     gate: Gate | None = None
+    drafts: Drafts | None = None
 
     @property
     def rounds(self) -> list[Round]:
@@ -92,6 +94,7 @@ def open_run(
                 {"identity": identity, "basis": _basis_record(basis), "environment": environment(model.device)}
             )
         run = Run(model, ledger, config, basis, Weights(model, list(basis), config.w0_device), gate)
+        run.drafts = Drafts() if config.drafts else None
         run.weights.set(rebuild(ledger, basis, config.adapter, len(rounds)))
         _report_match(run, rounds)
         _HELD[model] = weakref.ref(run.weights)

@@ -64,6 +64,21 @@ def tiny_llama() -> Callable[..., LlamaForCausalLM]:
     return build
 
 
+@pytest.fixture
+def lively(tiny_llama):
+    """lively(dtype): a tiny model that does not merely repeat its last token."""
+
+    def build(dtype=torch.float32):
+        model = tiny_llama(3)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "layers" in name and parameter.dim() == 2:
+                    parameter.mul_(8)
+        return model.to(dtype)
+
+    return build
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte, so that every text comes back as it was; ids 0 and 1 are pad and eos."""

@@ -135,10 +135,11 @@ def config(rounds: int = 3, **settings) -> BoostConfig:
 
 
 def rows(ledger: Ledger) -> list[dict]:
-    """Everything that a ledger says, times aside."""
+    """Everything that a ledger says, times and costs of evaluation aside."""
     found = [asdict(row) for row in [ledger.base, *ledger.rounds] if row]
     for row in found:
         del row["seconds"]
+        row.get("extra", {}).pop("drafts", None)  # what evaluation cost: more after a resume
         row.pop("v_sha256", None)
     return found
 

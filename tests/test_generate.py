@@ -19,21 +19,6 @@ PROMPTS = {
 }
 
 
-@pytest.fixture
-def lively(tiny_llama):
-    """lively(dtype): a tiny model that does not merely repeat its last token."""
-
-    def build(dtype=torch.float32):
-        model = tiny_llama(3)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "layers" in name and parameter.dim() == 2:
-                    parameter.mul_(8)
-        return model.to(dtype)
-
-    return build
-
-
 def plainly(model, tokenizer, prompt: list[int], count: int) -> list[int]:
     """transformers' own greedy decoding of one prompt by itself."""
     config = GenerationConfig(

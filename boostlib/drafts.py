@@ -1,6 +1,6 @@
 """Greedy completions that are checked instead of decoded again. Off by default; ours, not the paper's.
 
-    y stands  <=>  argmax_w logits(w | x, y_1..k-1) = y_k   for k = 1..n          then greedy decoding would write y again
+    y stands  <=>  argmax_w logits(w | x, y_1..k-1) = y_k, k = 1..n        then greedy decoding would write y again
 
 One forward pass over a prompt x and its last completion y says all n conditions at once, where decoding takes n passes.
 A tiny adapter changes few answers a round, so most completions stand; those that do not are decoded from the start.

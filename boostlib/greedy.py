@@ -95,7 +95,7 @@ def choose_plan(
             raise BoostError(f"group {group} has taken all {config.blocks} blocks: raise AdapterConfig(blocks=...)")
         blocks = blocks[:1] if greedy.choose == "candidate" else blocks
         count = 1 if greedy.choose == "block" else greedy.candidates
-        a, h = _slopes([gradients, guard or {}], members, basis, config, round, blocks, count)
+        a, h = slopes([gradients, guard or {}], members, basis, config, round, blocks, count)
         gain = np.linalg.norm(a, axis=-1)  # (blocks, candidates)
         score = gain - greedy.guard * _harm(a, h, gain)
         b, c = np.unravel_index(score.argmax(), score.shape)
@@ -110,8 +110,11 @@ def block_norms(gradients: Mapping[str, Tensor], basis: SVDBasis, config: Adapte
     return np.linalg.norm(np.stack(found), axis=-1)
 
 
-def _slopes(kinds, members, basis, config, round, blocks, count) -> list[np.ndarray]:
-    """For each kind of gradient, a (blocks, count, u), summed over the group's modules; zeros where it is empty."""
+def slopes(kinds, members, basis, config, round, blocks, count) -> list[np.ndarray]:
+    """For each of `kinds`, gradients as in `choose_plan`, a (blocks, count, u) fp64 = dL/dv at v = 0 of a group.
+
+    members: names of the group's modules, over which a is summed. blocks: indices; count: candidates 0 .. count - 1.
+    Zeros where a kind is empty."""
     found = [np.zeros((len(blocks), count, config.u)) for _ in kinds]
     for name in members:
         keys = (config.noise_key(round, candidate, name) for candidate in range(count))

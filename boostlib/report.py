@@ -66,9 +66,11 @@ def gains_table(groups: Mapping[str, Sequence[Ledger]], split: str = "test") -> 
     )
 
 
-def versus_table(groups: Mapping[str, Sequence[Ledger]], other: str, split: str = "test") -> pd.DataFrame:
-    """One row a group: its last accuracy minus that of the group named `other`, paired over problems and seeds, 95%
-    interval. Compares the seeds that both have; "by seed" is the difference of each, in their order.
+def versus_table(
+    groups: Mapping[str, Sequence[Ledger]], other: str, split: str = "test", after: int | None = None
+) -> pd.DataFrame:
+    """One row a group: its accuracy after `after` rounds (default: all) minus that of the group named `other`, paired
+    over problems and seeds, 95% interval. Compares the seeds that both have; "by seed" is the difference of each.
 
     The interval resamples seeds too, but three of them, resampled, understate what other seeds would do: read "by seed"
     beside it. Raises BoostError where no seed is shared, for a run without a finished round, or not scored on `split`.
@@ -82,7 +84,7 @@ def versus_table(groups: Mapping[str, Sequence[Ledger]], other: str, split: str 
         if not seeds:
             raise BoostError(f"{label} and {other} share no seed: a paired comparison needs one")
         ours, theirs = (
-            np.array([held_out(finished(runs[seed])[-1], split).bits() for seed in seeds])  # (seeds, n)
+            np.array([held_out(finished(runs[seed])[:after][-1], split).bits() for seed in seeds])  # (seeds, n)
             for runs in (by_seed[label], by_seed[other])
         )
         gain, low, high = paired_bootstrap(theirs, ours)

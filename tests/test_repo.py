@@ -33,9 +33,9 @@ LAYERS = """
     watch trl_trainer grpo supervised
     choose partial boost finetune
     presets methods
-    report growth dynamics peers
+    report greedy_report growth dynamics peers
     theory gibbs isolation measured fresh
-    plot_style plots plots_protein plots_rank plots_dynamics plots_theory figures_theory figures
+    plot_style plots plots_protein plots_rank plots_dynamics plots_theory plots_greedy figures_theory figures
     class_report card lora export html_report
     bench bench_sandbox bench_export
     shapes memory fit

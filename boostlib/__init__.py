@@ -21,6 +21,7 @@ from boostlib.models import load_model
 from boostlib.presets import Preset, preset
 from boostlib.probe import train_head
 from boostlib.rank import effective_rank, epsilon_rank, subspace_overlap
+from boostlib.resting import Resting
 from boostlib.rounds import Round
 from boostlib.run import Run, replay
 from boostlib.supervised import CrossEntropy
@@ -40,6 +41,7 @@ __all__ = [
     "Ledger",
     "LowRankUpdate",
     "Preset",
+    "Resting",
     "Result",
     "Round",
     "Run",

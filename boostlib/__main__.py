@@ -59,7 +59,7 @@ def _boost(args) -> None:
     greedy = replace(chosen.boost.greedy, **_given(args, *GREEDY))
     if args.drafts and (args.method not in STRATEGIES or args.section in ("protein", "binding")):
         raise BoostError("--drafts saves decoding between rounds: it needs a method with rounds, and math or code")
-    loop = {**_given(args, "rounds", "shrinkage", "w0_device", "drafts"), **_incremental(args)}
+    loop = {**_given(args, "rounds", "shrinkage", "w0_device", "drafts"), **_incremental(args), **_resting(args)}
     chosen = replace(
         chosen,
         boost=replace(chosen.boost, adapter=adapter, greedy=greedy, **loop),
@@ -89,6 +89,18 @@ def _incremental(args) -> dict:
         raise BoostError(f"--incremental saves evaluation between rounds, and --method {args.method} has only one")
     every = {} if args.full_every is None else {"every": args.full_every}
     return {"incremental": Incremental(sample=args.incremental, **every)}
+
+
+def _resting(args) -> dict:
+    """The setting of `BoostConfig`; {} where the options are not given."""
+    from boostlib.adapter import STRATEGIES
+    from boostlib.resting import Resting
+
+    given = {"after": args.rest_after, "rounds": args.rest_rounds}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and args.method not in STRATEGIES:
+        raise BoostError(f"--rest-after is about rounds after the first, and --method {args.method} has only one")
+    return {"resting": Resting(**given)} if given else {}
 
 
 def _report(args) -> None:
@@ -282,6 +294,13 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
         "incremental.py",
     )
     sub.add_argument("--full-every", type=int, metavar="K", help="of K such rounds one evaluates everything (5)")
+    sub.add_argument(
+        "--rest-after",
+        type=int,
+        metavar="N",
+        help="failures without an advantage in N rounds of training rest for some, see resting.py (2)",
+    )
+    sub.add_argument("--rest-rounds", type=int, metavar="M", help="for so many rounds (3)")
     greedy = sub.add_argument_group("greedy rounds", "how --method greedy chooses, see greedy.py")
     greedy.add_argument("--blocks", type=int, help="blocks of directions to choose from (20)")
     greedy.add_argument("--candidates", type=int, help="draws of P to choose from (256)")

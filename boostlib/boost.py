@@ -9,8 +9,8 @@
 Step 1 of a round is the evaluation that closed the round before it. Departures: a round that could learn nothing is
 recorded with its reason and merges nothing; every round is on disk before the next begins, so a run can be stopped at
 any instant and continued by the same call. Ours too, and off by default: a gate that merges only rounds that pay,
-greedy rounds, which first look where training would gain most (choose.py), and a step 1 that evaluates only a part of
-the training set in most rounds (incremental.py).
+greedy rounds, which first look where training would gain most (choose.py), a step 1 that evaluates only a part of the
+training set in most rounds (incremental.py), and a step 3 that leaves out failures that taught nothing (resting.py).
 """
 
 import logging
@@ -21,7 +21,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from boostlib.adapter import TinyLoRA
-from boostlib.choose import chosen, fresh_adapter, training_examples
+from boostlib.choose import chosen, fresh_adapter, resting_now, training_examples
 from boostlib.drafts import Drafts
 from boostlib.errors import DataError
 from boostlib.evaluate import Result, evaluate
@@ -30,6 +30,7 @@ from boostlib.identity import BoostConfig, round_seed
 from boostlib.incremental import Pass
 from boostlib.judge import judge, require_sound_guards, stopped
 from boostlib.partial import complete, settle, train_pass
+from boostlib.resting import entry
 from boostlib.rounds import Base, Round, Scores, Training, pack_bits, pack_logits
 from boostlib.run import Run, open_run
 from boostlib.tasks.base import Task
@@ -55,6 +56,8 @@ def boost(
     holds another run. Ctrl-C leaves a run that the same call continues.
     """
     config = config or BoostConfig()
+    if config.resting:
+        config.resting.check(trainer)
     if gate:
         gate.check(task)
         config = gate.scoring(config)
@@ -142,6 +145,8 @@ def _merge_and_record(
         scores, extra["incremental"] = scores | found[0], found[1]
     if run.drafts:
         extra["drafts"] = run.drafts.record()
+    if run.config.resting:
+        extra["resting"] = entry(failures, resting_now(run, failures), trained.groups)
     row = Round(
         index=adapter.round,
         num_parameters=adapter.num_parameters,

@@ -20,6 +20,7 @@ from torch import Tensor
 from boostlib.adapter import TinyLoRA
 from boostlib.core_gradient import core_gradients
 from boostlib.greedy import Choice, choose_plan
+from boostlib.resting import resting_ids
 from boostlib.rounds import Round, Training
 from boostlib.run import Run
 from boostlib.stable import stable_seed
@@ -52,9 +53,14 @@ def fresh_adapter(
 
 
 def training_examples(run: Run, task: Task, failures: Sequence[str]) -> Sequence[Example]:
-    """What a round trains on: the failures, in the task's order, or all examples."""
-    examples, wanted = task.split("train"), set(failures)
+    """What the next round trains on: the failures that do not rest, in the task's order, or all examples."""
+    examples, wanted = task.split("train"), set(failures) - resting_now(run, failures)
     return examples if run.config.train_on == "all" else [one for one in examples if one.id in wanted]
+
+
+def resting_now(run: Run, failures: Sequence[str]) -> set[str]:
+    """Which of the failures the next round leaves out, see resting.py; nobody where the option is off."""
+    return resting_ids(run.config.resting, run.rounds, failures) if run.config.resting else set()
 
 
 def chosen(choice: dict[str, Any]) -> dict[str, Any]:

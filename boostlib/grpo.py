@@ -10,7 +10,7 @@ to learn from: the round is tried again with more samples a prompt, then skipped
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -28,6 +28,8 @@ class GRPO:
     failures, at most `max_steps` steps, so steps fall as failures do. Where no group of a round carries an advantage
     the round is tried again with twice the samples, up to `max_samples`, and skipped after that, with the reason.
     """
+
+    reports_groups: ClassVar[bool] = True  # its Training says which groups had an advantage
 
     learning_rate: float = 0.01
     prompts: int = 16
@@ -82,6 +84,7 @@ class GRPO:
             trained.tokens += part.tokens
             trained.rewards += part.rewards
             trained.signal += part.signal
+            trained.groups |= {id: had or trained.groups.get(id, False) for id, had in part.groups.items()}
             trained.samples = samples
             if any(part.signal):
                 return trained

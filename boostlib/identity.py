@@ -23,6 +23,7 @@ from boostlib.gate import Gate
 from boostlib.greedy import Greedy
 from boostlib.incremental import Incremental
 from boostlib.ledger import Ledger
+from boostlib.resting import Resting
 from boostlib.stable import fingerprint_json, fingerprint_tensors, stable_seed
 from boostlib.tasks.base import Task, require_unique_ids
 
@@ -38,7 +39,9 @@ class BoostConfig:
     it. shrinkage: what a trained adapter is multiplied by before it is merged (gradient boosting's learning rate; ours,
     1 in the paper). incremental: evaluate the training split in part after most rounds (see incremental.py); None, as
     in the paper, all of it after each. drafts: check the last round's completions in one forward pass each and decode
-    only those that no longer stand (see drafts.py); not for classifiers, which decode nothing.
+    only those that no longer stand (see drafts.py); not for classifiers, which decode nothing. resting: leave failures
+    that taught nothing lately out of training for some rounds (see resting.py); not for classifiers: they have no
+    rewards.
     """
 
     rounds: int = 20
@@ -53,6 +56,7 @@ class BoostConfig:
     shrinkage: float = 1.0
     incremental: Incremental | None = None
     drafts: bool = False
+    resting: Resting | None = None
 
     def __post_init__(self):
         if self.rounds < 1:
@@ -61,6 +65,8 @@ class BoostConfig:
             raise BoostError(f'BoostConfig(train_on={self.train_on!r}): must be "failures" or "all"')
         if not 0 < self.shrinkage <= 1:
             raise BoostError(f"BoostConfig(shrinkage={self.shrinkage}): must be above 0 and at most 1")
+        if self.resting and self.train_on == "all":
+            raise BoostError('BoostConfig(resting=..., train_on="all"): only failures rest; train on "failures"')
         if self.incremental:
             self.incremental.check(self.rounds)
         if self.adapter.strategy == "greedy" and self.rounds > self.adapter.blocks:
@@ -97,6 +103,7 @@ def run_identity(
         **({"shrinkage": config.shrinkage} if config.shrinkage != 1 else {}),
         **({"incremental": asdict(config.incremental)} if config.incremental else {}),
         **({"drafts": True} if config.drafts else {}),
+        **({"resting": asdict(config.resting)} if config.resting else {}),
     }
     return json.loads(json.dumps(identity))  # as it will be read back: no tuples, string keys
 

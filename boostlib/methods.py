@@ -54,7 +54,9 @@ def with_method(chosen: Preset, method: str) -> Preset:
         rate = chosen.full_learning_rate if method == "full" else chosen.lora_learning_rate
         trainer = replace(trainer, learning_rate=rate)
     train_on = "failures" if method == "monolithic" else "all"
-    boost = replace(chosen.boost, rounds=1, train_on=train_on, adapter=adapter, incremental=None, drafts=False)
+    boost = replace(
+        chosen.boost, rounds=1, train_on=train_on, adapter=adapter, incremental=None, drafts=False, resting=None
+    )
     return replace(chosen, trainer=trainer, boost=boost)
 
 

@@ -10,6 +10,7 @@ from boostlib.evaluate import paired_bootstrap
 from boostlib.incremental import evaluations
 from boostlib.ledger import Ledger
 from boostlib.metrics import bootstrap_metrics, metrics
+from boostlib.resting import rested
 from boostlib.rounds import Round, held_out
 
 
@@ -17,13 +18,16 @@ def rounds_table(ledger: Ledger) -> pd.DataFrame:
     """One row a round, the untrained model first: failures, fixed, broken, accuracies, norms, steps, seconds.
 
     Where evaluation is incremental also how many training examples a round evaluated, and how many more than the known
-    failures may be wrong after it; "train" is an estimate in rounds that evaluated a part.
+    failures may be wrong after it; "train" is an estimate in rounds that evaluated a part. Where any round let failures
+    rest, how many.
     """
     base = ledger.base
     if base is None:
         raise BoostError(f"{ledger.dir} holds no finished evaluation yet: run it first")
     rows = [{"round": "base", **_scores(base)}]
-    for row in ledger.rounds:
+    rounds = ledger.rounds
+    rests = any(map(rested, rounds))
+    for row in rounds:
         rows.append(
             {
                 "round": row.index if row.merged else f"{row.index} ({'rejected' if row.rejected else 'skipped'})",
@@ -37,6 +41,7 @@ def rounds_table(ledger: Ledger) -> pd.DataFrame:
                 "steps": row.steps,
                 **({"probing batches": row.cost["batches"] - row.steps} if "greedy" in row.extra else {}),
                 **(_evaluated(row) if "incremental" in row.extra else {}),
+                **({"resting": rested(row)} if rests else {}),
                 "seconds": sum(row.seconds.values()),
             }
         )

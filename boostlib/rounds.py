@@ -22,10 +22,11 @@ class Training:
     losses: list[float] = field(default_factory=list)  # cross-entropy: mean loss of each step
     validation: list[float] = field(default_factory=list)  # cross-entropy: loss at the start, then at each check
     choice: dict[str, Any] = field(default_factory=dict)  # greedy: the plan and what probing cost, see choose.py
+    groups: dict[str, bool] = field(default_factory=dict)  # GRPO: id sampled -> a group of it had an advantage
 
     def record(self) -> dict[str, Any]:
         """The part that a round's line keeps under these names."""
-        return {key: value for key, value in vars(self).items() if key not in ("seconds", "choice")}
+        return {key: value for key, value in vars(self).items() if key not in ("seconds", "choice", "groups")}
 
 
 @dataclass
@@ -86,7 +87,8 @@ class Base:
 
 @dataclass
 class Round:
-    """One round. Accuracies and metrics are those after merging; `failures` are the ids it was trained on."""
+    """One round. Accuracies and metrics are those after merging; `failures` are the ids it was trained on, those that
+    rested (resting.py) included."""
 
     index: int
     failures: list[str]

@@ -68,6 +68,7 @@ def train_once(
             callbacks=[Recorder(trained, on_step)],
         )
         trainer.adapter, trainer.rollout_batch, trainer.stop = adapter, settings.rollout_batch, task.stop
+        trainer.groups = {}
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train()
@@ -79,6 +80,7 @@ def train_once(
             _restore_forward(model, own_forward)
             model.eval()
     trained.tokens = trainer.generated_tokens
+    trained.groups = {examples[i].id: had for i, had in sorted(trainer.groups.items())}
     watch.check(had_signal=any(trained.signal) and not probing)
     return trained
 
@@ -121,6 +123,7 @@ class FoldingTrainer(GRPOTrainer):
     generated_tokens = 0
     rollout_batch = 512  # completions sampled together
     stop: str | None = None  # where a completion ends, see stop.py
+    groups: dict[int, bool]  # index of an example that was sampled -> whether a group of it had an advantage
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         with self.adapter.folded() if self.adapter else nullcontext():
@@ -148,6 +151,14 @@ class FoldingTrainer(GRPOTrainer):
             stop=self.stop,
             oom_setting="rollout_batch of GRPO (completions sampled together)",
         )
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # of all processes
+        rows = torch.tensor([one["index"] for one in inputs], device=rewards.device)
+        firsts = self.accelerator.gather(rows).view(-1, self.num_generations)[:, 0].tolist()
+        for index, group in zip(firsts, rewards[:, 0].view(-1, self.num_generations), strict=True):
+            self.groups[index] = self.groups.get(index, False) or bool(group.max() > group.min())
+        return rewards
 
     def _compute_loss(self, model, inputs):
         alive = inputs["advantages"] != 0

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -92,13 +93,18 @@ class CoinTask(LabelTask):
 
 @dataclass
 class FakeTrainer:
-    """Sets v from the seed and the failures; `skip` names rounds that learn nothing; `on_round` is told each round."""
+    """Sets v from the seed and the failures; `skip` names rounds that learn nothing; `on_round` is told each round.
+    `hopeless` ids get no advantage; `most`: how many of the examples a round samples, by lot."""
 
+    reports_groups: ClassVar[bool] = True
     scale: float = 3.0
     skip: tuple[int, ...] = ()
     on_round: Callable[[int], None] = lambda index: None
     trained: list[int] = field(default_factory=list)
     sleep: float = 0.0
+    hopeless: tuple[str, ...] = ()
+    most: int | None = None
+    given: list[list[str]] = field(default_factory=list)  # ids of each round's examples
 
     def settings(self) -> dict:
         return {"kind": "fake", "scale": self.scale}
@@ -108,13 +114,16 @@ class FakeTrainer:
         self.on_round(adapter.round)
         time.sleep(self.sleep)
         self.trained.append(adapter.round)
+        self.given.append([e.id for e in examples])
         noise = philox("fake", seed, *[e.id for e in examples]).standard_normal(tuple(adapter.v.shape))
         adapter.v.data.copy_(torch.from_numpy(self.scale * noise))
+        sampled = [self.given[-1][i] for i in philox("lot", seed).permutation(len(examples))[: self.most]]
+        groups = {id: id not in self.hopeless and adapter.round not in self.skip for id in sampled}
         if adapter.round in self.skip:
-            return Training(skipped="nothing to learn")
+            return Training(skipped="nothing to learn", groups=groups)
         if on_step:
             on_step({"step": 1, "of": 1, "reward": 0.5})
-        return Training(steps=1, tokens=len(examples), samples=2, rewards=[0.5], signal=[1.0])
+        return Training(steps=1, tokens=len(examples), samples=2, rewards=[0.5], signal=[1.0], groups=groups)
 
     def probe(self, model, tokenizer, task, examples, batches, seed=0) -> Training:
         """A loss that depends on the seed and the failures."""

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "boostlib"
 LAYERS = """
     errors stable durable
     basis rank update adapter lora_adapter core_gradient greedy
-    rounds ledger incremental
+    rounds ledger incremental resting
     sandbox
     tasks
     paired gate judge

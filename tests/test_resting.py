@@ -189,13 +189,13 @@ def test_killed_at_any_point_a_run_ends_as_if_undisturbed(start, die_at):
 
 def test_grpo_says_which_groups_had_an_advantage(tiny_llama, tiny_tokenizer, tmp_path):
     class Known(ParityTask):
-        """Samples of even examples are never right; those of odd ones are by turns, after the first evaluation."""
+        """Samples of even examples are never right; those of odd ones every third time, after the first evaluation."""
 
         turn = 0
 
         def score(self, completion, example):
             self.turn += 1
-            right = int(example.id.split("-")[1]) % 2 == 1 and self.turn > 10 and self.turn % 2 == 0
+            right = int(example.id.split("-")[1]) % 2 == 1 and self.turn > 10 and self.turn % 3 == 0
             return type(super().score(completion, example))(right, right)
 
     task, trainer = Known(train=8, test=2), GRPO(prompts=4, samples=4, max_steps=2, learning_rate=1e-3)

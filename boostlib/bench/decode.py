@@ -17,6 +17,7 @@ from boostlib.basis import SVDBasis
 from boostlib.bench.measure import Measurement, clock, interleaved
 from boostlib.bench.setup import Setup, peft_tiny_lora
 from boostlib.generate import encode, generate
+from boostlib.update import Weights
 
 FOLDED, LIVE, MERGED = "folded, folding counted", "PEFT TinyLoRA, live", "PEFT TinyLoRA, merged"
 
@@ -66,7 +67,7 @@ class _Sides:
         self.ids = encode(self.tokenizer, self.prompts)
         self.tokens = len(self.ids) * setup.samples * setup.new_tokens
         basis = SVDBasis.from_model(self.model, setup.adapter.rank)
-        self.adapter = TinyLoRA(basis, setup.adapter).attach(self.model)
+        self.adapter = TinyLoRA(basis, setup.adapter).attach(self.model, Weights(self.model, list(basis)))
         self.adapter.v.data.normal_(std=0.03)
         self.peer = peft_tiny_lora(setup.load()[0], setup.adapter, moved=True)
         self.made = 0

@@ -21,6 +21,7 @@ from boostlib.basis import SVDBasis
 from boostlib.bench.measure import Measurement, clock, interleaved, phased
 from boostlib.bench.setup import Setup, peft_tiny_lora
 from boostlib.tasks.base import Example
+from boostlib.update import Weights
 
 OURS, PEER = "boostlib", "TRL + PEFT"
 PHASES = {"_generate_single_turn": "rollout", "_prepare_inputs": "prepare", "training_step": "step"}
@@ -33,9 +34,10 @@ def bench_grpo(setup: Setup) -> list[Measurement]:
     peer = one.load()[0]
     examples = one.task.split("train")
     basis, work = SVDBasis.from_model(model, one.adapter.rank), {}
+    weights = Weights(model, list(basis))  # kept over rounds, as in a run
 
     def ours() -> dict[str, float]:
-        adapter = TinyLoRA(basis, one.adapter).attach(model)
+        adapter = TinyLoRA(basis, one.adapter).attach(model, weights)
         try:
             seconds, work[OURS] = train_ours(one, model, tokenizer, examples, adapter)
         finally:

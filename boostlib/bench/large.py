@@ -25,6 +25,7 @@ def large_setup(setup: Setup) -> Setup:
 def random_model(name: str, device: torch.device | None = None) -> nn.Module:
     """A model with the shapes of `name` on `device` (default: the GPU), bf16, its weights drawn from N(0, STD^2)."""
     model = on_meta(config_by_name(name)).to(torch.bfloat16).to_empty(device=device or default_device())
+    model.tie_weights()  # moving from the meta device unties the head
     torch.manual_seed(0)
     for parameter in model.parameters():
         parameter.normal_(std=STD)

@@ -16,6 +16,7 @@ from helpers import ParityTask
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from boostlib import GRPO, AdapterConfig, BoostConfig, SVDBasis, TinyLoRA, evaluate
+from boostlib.bench.probe import reset_peak, resident
 from boostlib.memory import Lengths, estimate
 from boostlib.presets import Preset
 from boostlib.shapes import shapes_of
@@ -38,24 +39,18 @@ TRAINER = GRPO(learning_rate=1e-3, prompts=4, samples=8, max_steps=1, micro_batc
 NEW, BATCH = 40, 64
 
 
-def status(field: str) -> int:
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{field}:"))
-
-
 def peak(before: int, work) -> int:
     """Growth of resident memory over `before`, at its highest during `work()`."""
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
+    reset_peak()
     work()
-    return status("VmHWM") - before
+    return resident("VmHWM") - before
 
 
 def main(tokenizer_dir: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     task = ParityTask(train=16, test=BATCH, max_new_tokens=NEW)
     examples = task.split("train")[: TRAINER.prompts]
-    before = status("VmRSS")
+    before = resident("VmRSS")
     torch.manual_seed(0)
     model = LlamaForCausalLM(CONFIG).eval()
     basis = SVDBasis.from_model(model, 8)

@@ -2,7 +2,7 @@
 
 Both sample completions of the same failures and run forward and backward passes; probing keeps a K x K core a module,
 training v alone. Memory is the kernel's high-water mark, reset before each (Linux), so it counts the model and
-everything else that the process holds; both sides run once before anything is measured.
+everything else that the process holds, W0 included as in a run; both sides run once before anything is measured.
 """
 
 from dataclasses import replace
@@ -13,6 +13,7 @@ from boostlib.basis import SVDBasis
 from boostlib.bench.measure import Measurement, clock, interleaved
 from boostlib.bench.setup import Setup
 from boostlib.core_gradient import core_gradients
+from boostlib.update import Weights
 
 PROBE, STEP = "one probing batch", "one training step"
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
@@ -25,16 +26,17 @@ def bench_probe(setup: Setup) -> list[Measurement]:
     trainer = replace(setup.trainer, max_steps=1, max_samples=setup.trainer.samples)  # no second try
     adapter = replace(setup.adapter, strategy="greedy")
     basis = SVDBasis.from_model(model, adapter.basis_rank(setup.rounds))
+    weights = Weights(model, list(basis))
 
     def probe() -> tuple[float, float]:
         reset_peak()
         with clock() as taken, core_gradients(model, basis):
             done = trainer.probe(model, tokenizer, setup.task, examples, 1, seed=3)
         work[PROBE] = {"steps": done.steps, "tokens": done.tokens}
-        return taken.seconds, peak_mb()
+        return taken.seconds, resident("VmHWM") / 1e6
 
     def step() -> tuple[float, float]:
-        one = TinyLoRA(basis, setup.adapter).attach(model)
+        one = TinyLoRA(basis, setup.adapter).attach(model, weights)
         try:
             reset_peak()
             with clock() as taken:
@@ -42,7 +44,7 @@ def bench_probe(setup: Setup) -> list[Measurement]:
         finally:
             one.detach()
         work[STEP] = {"steps": done.steps, "tokens": done.tokens}
-        return taken.seconds, peak_mb()
+        return taken.seconds, resident("VmHWM") / 1e6
 
     passes = interleaved({PROBE: probe, STEP: step}, setup.repeats)
     seconds, memory = ({name: [pair[i] for pair in found] for name, found in passes.items()} for i in (0, 1))
@@ -57,6 +59,6 @@ def reset_peak() -> None:
     CLEAR.write_text("5")
 
 
-def peak_mb() -> float:
-    """Highest resident memory since `reset_peak`, in MB."""
-    return next(int(line.split()[1]) / 1000 for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+def resident(field: str) -> int:
+    """Bytes of resident memory: "VmRSS" now, "VmHWM" at its highest since `reset_peak`."""
+    return next(int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))

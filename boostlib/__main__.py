@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import transformers
 
+from boostlib.adapter import STRATEGIES
 from boostlib.errors import BoostError
 from boostlib.methods import METHODS
 
@@ -39,7 +40,6 @@ def _reproduce(args) -> int:
 
 
 def _boost(args) -> None:
-    from boostlib.adapter import STRATEGIES
     from boostlib.methods import run_method, with_method, with_size
     from boostlib.presets import SECTIONS, preset
     from boostlib.report import rounds_table
@@ -78,7 +78,6 @@ def _boost(args) -> None:
 
 def _incremental(args) -> dict:
     """The setting of `BoostConfig`; {} where the options are not given."""
-    from boostlib.adapter import STRATEGIES
     from boostlib.incremental import Incremental
 
     if args.incremental is None:
@@ -93,7 +92,6 @@ def _incremental(args) -> dict:
 
 def _resting(args) -> dict:
     """The setting of `BoostConfig`; {} where the options are not given."""
-    from boostlib.adapter import STRATEGIES
     from boostlib.resting import Resting
 
     given = {"after": args.rest_after, "rounds": args.rest_rounds}

@@ -69,6 +69,8 @@ def boost(
                 base = base_row(model, tokenizer, task, config, run.fingerprint(), progress, run.drafts)
                 _require_sound_guards(run, task, base)
                 run.ledger.append(base)
+                if run.drafts:
+                    run.drafts.record()  # what this evaluation cost is no round's
             for t in range(len(run.rounds), config.rounds):
                 if stopped(run.rounds):
                     _say(bar, f"stopped by the gate: {run.rounds[-1].extra['gate']['reason']}")
@@ -129,8 +131,6 @@ def _merge_and_record(
     exists."""
     last = run.rounds[-1] if run.rounds else run.base
     start = time.perf_counter()
-    if run.drafts:
-        run.drafts.record()  # the untrained model's evaluation is not this round's cost
     update, before = adapter.update(), run.weights.update
     retention = 1.0 if trained.skipped else run.weights.merge(update)
     folded = time.perf_counter()

@@ -12,7 +12,6 @@ agree to the last bits the answer may be the other one, as it may with another b
 frequent. Drafts live in memory: the first evaluation after a resume decodes everything.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boostlib.errors import explain_oom
-from boostlib.generate import flat_linears, generate, read, shared_prefix
+from boostlib.generate import cache_for, generate, positions, reading
 
 POSITIONS = 2048  # of logits in one pass: 400 MB with SmolLM2's vocabulary, 1.2 GB with Qwen2.5's
 
@@ -79,19 +77,13 @@ def generate_again(
 @torch.no_grad()
 def _standing(model, tokenizer, prompts: list[list[int]], drafts: list[list[int]], batch_size: int) -> list[bool]:
     """(n,) whether greedy decoding would write each draft again."""
-    was_training, found = model.training, [False] * len(prompts)
-    model.eval()
-    try:
-        with flat_linears(model), explain_oom("batch_size (prompts checked together)", batch_size):
-            prefix = shared_prefix(prompts)
-            cache = read(model, torch.tensor([prefix], device=model.device), None, None) if prefix else None
-            for rows in _batches(prompts, drafts, batch_size):
-                rest = [prompts[i][len(prefix) :] for i in rows]
-                batch = _padded(rest, [drafts[i] for i in rows], len(prefix), tokenizer.pad_token_id, model.device)
-                for i, stands in zip(rows, _check(model, *batch, cache).tolist(), strict=True):
-                    found[i] = stands
-    finally:
-        model.train(was_training)
+    found = [False] * len(prompts)
+    with reading(model, prompts, "batch_size (prompts checked together)", batch_size) as (prefix, cache):
+        for rows in _batches(prompts, drafts, batch_size):
+            rest = [prompts[i][len(prefix) :] for i in rows]
+            batch = _padded(rest, [drafts[i] for i in rows], len(prefix), tokenizer.pad_token_id, model.device)
+            for i, stands in zip(rows, _check(model, *batch, cache).tolist(), strict=True):
+                found[i] = stands
     return found
 
 
@@ -119,14 +111,11 @@ def _padded(rest, drafts, shared: int, pad: int, device) -> tuple[Tensor, Tensor
 def _check(model: nn.Module, ids: Tensor, mask: Tensor, real: Tensor, cache: Any) -> Tensor:
     """(B,) bool: the model's first choice is the draft's token at every one of its places."""
     keep = real.shape[1]
-    if cache is not None:
-        cache = copy.deepcopy(cache)
-        cache.batch_repeat_interleave(len(ids))
     out = model(
         input_ids=ids,
         attention_mask=mask,
-        position_ids=(mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :],
-        past_key_values=cache,
+        position_ids=positions(mask, ids.shape[1]),
+        past_key_values=cache_for(cache, len(ids)),
         logits_to_keep=keep + 1,
     )
     choice = out.logits[:, :-1].argmax(dim=-1)  # (B, K): what follows each place before the last

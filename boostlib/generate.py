@@ -68,22 +68,44 @@ def generate(
     )
     completions: list[list[list[int]]] = [[] for _ in prompt_ids]
     order = sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i]))
+    with reading(model, prompt_ids, oom_setting, batch_size) as (prefix, cache):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = _Batch([prompt_ids[i] for i in rows], prefix, cache, samples)
+            for i, ids in zip(rows, _decode(model, tokenizer, batch, config, stop), strict=True):
+                completions[i] = ids
+            if on_batch:
+                on_batch(len(rows))
+    return [ids for group in completions for ids in group]
+
+
+@contextlib.contextmanager
+def reading(
+    model: nn.Module, prompt_ids: Sequence[list[int]], oom_setting: str, batch_size: int
+) -> Iterator[tuple[list[int], Any]]:
+    """The model in eval mode inside, with its linears on the fast path; yields the tokens that all prompts begin with
+    and the cache of those, [] and None where there are too few. Lack of memory is explained by `oom_setting`."""
     was_training = model.training
     model.eval()
     try:
         with flat_linears(model), explain_oom(oom_setting, batch_size):
             prefix = shared_prefix(prompt_ids)
-            cache = read(model, torch.tensor([prefix], device=model.device), None, None) if prefix else None
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                batch = _Batch([prompt_ids[i] for i in rows], prefix, cache, samples)
-                for i, ids in zip(rows, _decode(model, tokenizer, batch, config, stop), strict=True):
-                    completions[i] = ids
-                if on_batch:
-                    on_batch(len(rows))
+            yield prefix, _read(model, torch.tensor([prefix], device=model.device), None, None) if prefix else None
     finally:
         model.train(was_training)
-    return [ids for group in completions for ids in group]
+
+
+def cache_for(cache: Any, rows: int) -> Any:
+    """A copy of a shared prefix's cache for so many rows; None for None."""
+    if cache is not None:
+        cache = copy.deepcopy(cache)
+        cache.batch_repeat_interleave(rows)
+    return cache
+
+
+def positions(mask: Tensor, length: int) -> Tensor:
+    """Positions (B, length) of the last columns of a left-padded mask (B, L), the first real token at 0."""
+    return (mask.cumsum(-1) - 1).clamp_min(0)[:, -length:]
 
 
 def shared_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
@@ -118,9 +140,9 @@ def _flat_forward(module: nn.Linear):
     return lambda x: F.linear(x.flatten(0, -2), module.weight).unflatten(0, x.shape[:-1])
 
 
-def read(model: nn.Module, ids: Tensor, mask: Tensor | None, cache):
+def _read(model: nn.Module, ids: Tensor, mask: Tensor | None, cache):
     """Run `ids` (B, L) after `cache`; returns the grown cache."""
-    position = None if mask is None else (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+    position = None if mask is None else positions(mask, ids.shape[1])
     out = model(
         input_ids=ids,
         attention_mask=mask,
@@ -149,11 +171,9 @@ def _decode(model, tokenizer, batch: _Batch, config, stop: str | None) -> list[l
     pad, device = config.pad_token_id, model.device
     ids = torch.tensor([prefix + [pad] * (width - len(r)) + r for r in rest], device=device)  # (B, P + L)
     mask = torch.tensor([[1] * len(prefix) + [0] * (width - len(r)) + [1] * len(r) for r in rest], device=device)
-    if cache is not None:
-        cache = copy.deepcopy(cache)
-        cache.batch_repeat_interleave(len(prompts))
+    cache = cache_for(cache, len(prompts))
     if samples > 1 and width > 1:  # read each prompt once, all but its last token, before it is repeated
-        cache = read(model, ids[:, len(prefix) : -1], mask[:, :-1], cache)
+        cache = _read(model, ids[:, len(prefix) : -1], mask[:, :-1], cache)
     if samples > 1:
         ids, mask = ids.repeat_interleave(samples, dim=0), mask.repeat_interleave(samples, dim=0)
         if cache is not None:

@@ -49,13 +49,10 @@ def choice_table(
 
 
 def _gains(ledgers: Sequence[Ledger], split: str, after: int | None) -> dict:
-    rounds = [row for ledger in ledgers for row in finished(ledger)[:after]]
-    last = [finished(ledger)[:after][-1] for ledger in ledgers]
-    train = np.mean(
-        [row.train_accuracy - ledger.base.train_accuracy for row, ledger in zip(last, ledgers, strict=True)]
-    )
-    test = np.mean([held_out(row, split).accuracy for row in last])
-    start = np.mean([held_out(ledger.base, split).accuracy for ledger in ledgers])
+    bases, runs = [ledger.base for ledger in ledgers], [finished(ledger)[:after] for ledger in ledgers]
+    last, rounds = [run[-1] for run in runs], [row for run in runs for row in run]
+    train = np.mean([row.train_accuracy - base.train_accuracy for row, base in zip(last, bases, strict=True)])
+    test, start = (np.mean([held_out(row, split).accuracy for row in rows]) for rows in (last, bases))
     fixed, broken = (sum(len(getattr(row, name)) for row in rounds) for name in ("fixed", "broken"))
     steps = sorted({f"{row.steps} + {row.cost['batches'] - row.steps}" for row in rounds if row.steps})
     probing = np.mean([row.seconds.get("probe", 0.0) / sum(row.seconds.values()) for row in rounds if row.merged])

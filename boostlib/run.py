@@ -93,8 +93,8 @@ def open_run(
             ledger.create(
                 {"identity": identity, "basis": _basis_record(basis), "environment": environment(model.device)}
             )
-        run = Run(model, ledger, config, basis, Weights(model, list(basis), config.w0_device), gate)
-        run.drafts = Drafts() if config.drafts else None
+        weights, drafts = Weights(model, list(basis), config.w0_device), Drafts() if config.drafts else None
+        run = Run(model, ledger, config, basis, weights, gate, drafts)
         run.weights.set(rebuild(ledger, basis, config.adapter, len(rounds)))
         _report_match(run, rounds)
         _HELD[model] = weakref.ref(run.weights)

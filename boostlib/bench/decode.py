@@ -63,14 +63,12 @@ class _Sides:
         self.setup = setup
         self.plain, self.tokenizer = setup.load()
         self.model = setup.load()[0]
-        self.prompts = [example.prompt for example in setup.task.split("train")[: setup.prompts]]
-        self.ids = encode(self.tokenizer, self.prompts)
+        self.ids = encode(self.tokenizer, [example.prompt for example in setup.task.split("train")[: setup.prompts]])
         self.tokens = len(self.ids) * setup.samples * setup.new_tokens
         basis = SVDBasis.from_model(self.model, setup.adapter.rank)
         self.adapter = TinyLoRA(basis, setup.adapter).attach(self.model, Weights(self.model, list(basis)))
         self.adapter.v.data.normal_(std=0.03)
         self.peer = peft_tiny_lora(setup.load()[0], setup.adapter, moved=True)
-        self.made = 0
 
     def timed(self, sample: Callable[[], int]) -> Callable[[], float]:
         """The seconds of `sample`, which returns how many tokens it made."""
@@ -78,8 +76,8 @@ class _Sides:
         def run() -> float:
             torch.manual_seed(0)
             with clock() as taken, torch.no_grad():
-                self.made = sample()
-            assert self.made == self.tokens, f"{self.made} tokens instead of {self.tokens}"
+                made = sample()
+            assert made == self.tokens, f"{made} tokens instead of {self.tokens}"
             return taken.seconds
 
         return run

@@ -3,7 +3,7 @@
     peak of a phase = sum of the parts that are alive in it;  peak of a run = the largest phase
 
     load       weights, the fp64 SVD of the widest weight
-    rollout    weights, W0, folded copies of the adapted weights, key-value cache, one decoding step
+    rollout    weights, W0, folded copies of the adapted weights (a CPU keeps them), key-value cache, one step
     train      weights, W0, activations of one micro-batch (all layers, or their inputs and one layer), the loss
     merge      weights, W0, one weight in fp32
     evaluate   weights, W0, key-value cache, one decoding step
@@ -166,6 +166,7 @@ class _Run:
         merged = s.sides * boost.adapter.rank * boost.rounds * 4
         own = 4 * (s.sides * boost.adapter.rank + len(s.targets) * boost.adapter.u * boost.adapter.rank**2)
         short = max(min(shape) for shape in s.targets)
+        folded = later if self.device.type == "cpu" else later[:1]
         w0 = "device" if boost.w0_device is None or boost.w0_device == self.device.type else "host"
         return [
             Part("SVD of the widest weight, fp64", 8 * (s.widest + 4 * short**2), "device", ("load",)),
@@ -174,7 +175,7 @@ class _Run:
             Part("update of all rounds, twice", 2 * merged, "host", later[:3]),
             Part("adapter", own, "host", later),
             Part("adapter, attached, with its optimizer", own + 16 * self._numbers(), "device", later[:2]),
-            Part("folded weights", s.target_numbers * self.e, "device", later[:1]),
+            Part("folded weights", s.target_numbers * self.e, "device", folded),
             Part("one weight, fp32", 4 * s.widest * 4, "device", ("merge",)),
         ]
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 
 import pytest
 import torch
@@ -191,3 +192,22 @@ def test_no_such_target_module_says_which_there_are(tiny_llama):
         target_modules(tiny_llama(), ["q_proj", "query"])
     with pytest.raises(ModelError, match="Linear has no linear layers inside blocks"):
         target_modules(nn.Linear(2, 2))
+
+
+def test_bits_do_not_depend_on_the_number_of_threads_and_that_number_stays(tmp_path):
+    before = torch.get_num_threads()
+    shapes = [(300, 200), (200, 300), (200, 200), (96, 40)]
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(make(*shapes, cache=tmp_path / str(threads)))
+            assert torch.get_num_threads() == threads
+            made_later: list[int] = []
+            thread = threading.Thread(target=lambda made=made_later: made.append(torch.get_num_threads()))
+            thread.start()
+            thread.join()
+            assert made_later == [threads]
+    finally:
+        torch.set_num_threads(before)
+    assert equal(*found)

@@ -151,3 +151,21 @@ def test_a_zero_update_is_kept_whole():
     model = Pair(torch.bfloat16)
     assert Weights(model, ["one", "two"]).merge(update(0, 0.0)) == 1.0
     assert torch.equal(model.one.weight, Pair(torch.bfloat16).one.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_of_a_fold_are_used_again_but_never_by_a_fold_inside_it(dtype):
+    model = Pair(dtype)
+    weights = Weights(model, ["one", "two"])
+    fresh = {seed: weights.value("one", update(seed)) for seed in (0, 9)}
+    with weights.holding(update(0)):
+        first = model.one.weight.data_ptr()
+        with weights.holding(update(9)):
+            assert torch.equal(model.one.weight, fresh[9])
+            assert model.one.weight.data_ptr() != first
+        assert torch.equal(model.one.weight, fresh[0])
+    with weights.holding(update(9, names=("one",))):
+        assert model.one.weight.data_ptr() == first
+        assert torch.equal(model.one.weight, fresh[9])
+        assert torch.equal(model.two.weight, weights.w0["two"])
+    assert torch.equal(model.one.weight, weights.w0["one"])

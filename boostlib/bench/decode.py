@@ -1,13 +1,15 @@
 """Sampling from a model while its adapter trains: folded weights, against the plain model and PEFT's TinyLoRA.
 
-Two settings, and both are honest. `rollout`: every side through our generation code, which reads the prompts' shared
+Two subjects, and both are honest. `rollout`: every side through our generation code, which reads the prompts' shared
 beginning and every prompt once; what differs is the adapter alone. `decode`: PEFT as its user runs it, left-padded
 prompts through `model.generate(num_return_sequences=...)`, and the plain model both ways. Ours counts the folding, once
 a rollout, as training does; merging counts for PEFT's merged adapter too. All sides make the same number of tokens:
-no completion ends early.
+no completion ends early. `decode` is measured at the length of the task's answers, which is a rollout of the demo, and
+at `new_tokens`: the longer the completion, the less there is to share.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +41,11 @@ def bench_rollout(setup: Setup) -> list[Measurement]:
 
 
 def bench_decode(setup: Setup) -> list[Measurement]:
-    """Tokens a second, PEFT's adapter through `model.generate` as a user calls it."""
+    """Tokens a second, PEFT's adapter through `model.generate` as a user calls it, for short and longer completions."""
+    return [_decode(replace(setup, new_tokens=length)) for length in (setup.task.max_new_tokens, setup.new_tokens)]
+
+
+def _decode(setup: Setup) -> Measurement:
     sides = _Sides(setup)
     runs = interleaved(
         {
@@ -53,7 +59,8 @@ def bench_decode(setup: Setup) -> list[Measurement]:
     )
     peers = ["plain model", "plain model, model.generate", f"{LIVE}, model.generate", f"{MERGED}, model.generate"]
     pairs = [(FOLDED, peer) for peer in peers]
-    return [Measurement("decoding, the peer as it is used", runs, pairs, work=sides.work(runs), amount=sides.tokens)]
+    what = f"{setup.prompts} x {setup.samples} completions of {setup.new_tokens} tokens, the peer as it is used"
+    return Measurement(what, runs, pairs, work=sides.work(runs), amount=sides.tokens)
 
 
 class _Sides:

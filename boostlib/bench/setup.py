@@ -31,8 +31,8 @@ class Setup:
     adapter: AdapterConfig = MATH["demo"].boost.adapter
     rounds: int = 20
     repeats: int = 3
-    prompts: int = 16
-    samples: int = 4
+    prompts: int = MATH["demo"].trainer.prompts
+    samples: int = MATH["demo"].trainer.samples
     new_tokens: int = 16
     rows: int = 16
     batch_size: int = MATH["demo"].boost.batch_size

@@ -27,9 +27,11 @@ from boostlib.run import Run, replay
 from boostlib.supervised import CrossEntropy
 from boostlib.tasks import load_task
 from boostlib.update import LowRankUpdate
+from boostlib.vllm_engine import VLLM
 
 __all__ = [
     "GRPO",
+    "VLLM",
     "AdapterConfig",
     "BoostConfig",
     "BoostError",

@@ -218,7 +218,9 @@ def score_splits(
     """The whole training set, or what `seen` knows of it, and every held-out split, as a ledger keeps them."""
     splits = config.held_out if seen else ("train", *config.held_out)
     results = {
-        split: evaluate(model, tokenizer, task, split, config.batch_size, progress=progress, drafts=drafts)
+        split: evaluate(
+            model, tokenizer, task, split, config.batch_size, progress=progress, drafts=drafts, vllm=config.vllm
+        )
         for split in splits
     }
     train = seen.scores() if seen else _train_scores(results.pop("train"))

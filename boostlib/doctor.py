@@ -24,6 +24,7 @@ from boostlib.models import default_device, default_dtype
 from boostlib.presets import CODE, MATH, PROTEIN, Preset
 from boostlib.sandbox import probe_isolation
 from boostlib.stable import cache_dir
+from boostlib.vllm_engine import INSTALL
 
 SECTIONS = {"math": MATH, "code": CODE, "protein": PROTEIN}
 Row = tuple[str, str, str]
@@ -46,12 +47,18 @@ def print_doctor() -> None:
 
 def _versions() -> list[Row]:
     packages = ("boostlib", "torch", "transformers", "trl", "peft")
-    vllm = _version("vllm")
     return [
         ("python", platform.python_version(), ""),
         *((package, _version(package), "") for package in packages),
-        ("vllm", vllm, "optional: faster rollouts on a GPU" if vllm == "not installed" else ""),
+        _vllm(),
     ]
+
+
+def _vllm() -> Row:
+    found = _version("vllm")
+    if found == "not installed":
+        return "vllm", found, f"optional, for rollouts and evaluation on a GPU: `{INSTALL}`"
+    return "vllm", found, "" if default_device().type == "cuda" else "it needs a GPU, and torch sees none here"
 
 
 def _version(package: str) -> str:

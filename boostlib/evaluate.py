@@ -22,6 +22,7 @@ from boostlib.features import logits
 from boostlib.generate import encode, generate
 from boostlib.sequences import encode_examples
 from boostlib.tasks.base import Example, LabelTask, Task, TextTask
+from boostlib.vllm_engine import VLLM, answer
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,12 @@ def evaluate(
     examples: Sequence[Example] | None = None,
     progress: bool = True,
     drafts: Drafts | None = None,
+    vllm: VLLM | None = None,
 ) -> Result:
     """Answers to a split (or to `examples`), scored: greedy completions, or a classifier's logits.
 
     drafts: completions of earlier evaluations of this task, which are checked instead of decoded again (drafts.py).
+    vllm: decode with vLLM (vllm_engine.py), without `batch_size` and `drafts`; not for classifiers.
 
     Raises DataError where there is nothing to score, ModelError where the model is not of the task's kind.
     """
@@ -72,12 +75,14 @@ def evaluate(
     if not examples:
         raise DataError(f"task {task.name!r} has no examples in split {split!r}")
     require_kind(model, task)
+    if vllm and isinstance(model, SequenceClassifier):
+        raise ModelError(f"evaluate(vllm={vllm}): vLLM completes texts, and a classifier writes none: leave it out")
     start = time.perf_counter()
     with tqdm(total=len(examples), desc=f"evaluate {split}", unit="ex", leave=False, disable=not progress) as bar:
         if isinstance(model, SequenceClassifier):
             found = _classified(model, tokenizer, task, examples, batch_size, bar.update)
         else:
-            found = _completed(model, tokenizer, task, examples, batch_size, bar.update, drafts)
+            found = _completed(model, tokenizer, task, examples, batch_size, bar.update, drafts, vllm)
     return Result(ids=[example.id for example in examples], seconds=time.perf_counter() - start, **found)
 
 
@@ -88,10 +93,13 @@ def require_kind(model: nn.Module, task: Task) -> None:
         raise ModelError(f"task {task.name!r} asks for {asked}: load the model with {loader}(name)")
 
 
-def _completed(model, tokenizer, task: TextTask, examples, batch_size: int, on_batch, drafts: Drafts | None) -> dict:
+def _completed(model, tokenizer, task: TextTask, examples, batch_size: int, on_batch, drafts, vllm) -> dict:
     prompts = encode(tokenizer, [example.prompt for example in examples])
     settings = {"batch_size": batch_size, "on_batch": on_batch, "stop": task.stop}
-    if drafts is None:
+    if vllm:
+        ids = answer(vllm, model, tokenizer, prompts, task.max_new_tokens, task.stop)
+        on_batch(len(ids))
+    elif drafts is None:
         ids = generate(model, tokenizer, prompts, task.max_new_tokens, **settings)
     else:
         ids = generate_again(model, tokenizer, prompts, task.max_new_tokens, drafts, **settings)

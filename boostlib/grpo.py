@@ -18,6 +18,7 @@ from boostlib.adapter import TinyLoRA
 from boostlib.errors import BoostError, require_settings
 from boostlib.rounds import Training
 from boostlib.tasks.base import Example, TextTask
+from boostlib.vllm_engine import VLLM, require_vllm
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class GRPO:
     beta: float = 0.0
     max_grad_norm: float = 1.0
     gradient_checkpointing: bool = False
-    use_vllm: bool = False
+    use_vllm: bool = False  # sample with vLLM, see vllm_engine.py
+    vllm: VLLM = VLLM()  # where; no part of a run's identity
 
     def __post_init__(self):
         require_settings(
@@ -53,10 +55,12 @@ class GRPO:
         )
         if self.samples < 2:
             raise BoostError("GRPO(samples=1): an advantage compares samples of one prompt; use at least 2")
+        if self.use_vllm:
+            require_vllm("GRPO(use_vllm=True)")
 
     def settings(self) -> dict[str, Any]:
         """What identifies this trainer in a run."""
-        return {"kind": "grpo", **asdict(self)}
+        return {"kind": "grpo", **{name: value for name, value in asdict(self).items() if name != "vllm"}}
 
     def num_steps(self, failures: int) -> int:
         """Optimizer steps of a round with that many failures."""

@@ -26,6 +26,7 @@ from boostlib.ledger import Ledger
 from boostlib.resting import Resting
 from boostlib.stable import fingerprint_json, fingerprint_tensors, stable_seed
 from boostlib.tasks.base import Task, require_unique_ids
+from boostlib.vllm_engine import VLLM, require_vllm
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class BoostConfig:
     in the paper, all of it after each. drafts: check the last round's completions in one forward pass each and decode
     only those that no longer stand (see drafts.py); not for classifiers, which decode nothing. resting: leave failures
     that taught nothing lately out of training for some rounds (see resting.py); not for classifiers: they have no
-    rewards.
+    rewards. vllm: evaluate with vLLM (see vllm_engine.py), which replaces `drafts`; where it runs may change in a run.
     """
 
     rounds: int = 20
@@ -57,6 +58,7 @@ class BoostConfig:
     incremental: Incremental | None = None
     drafts: bool = False
     resting: Resting | None = None
+    vllm: VLLM | None = None
 
     def __post_init__(self):
         if self.rounds < 1:
@@ -67,6 +69,10 @@ class BoostConfig:
             raise BoostError(f"BoostConfig(shrinkage={self.shrinkage}): must be above 0 and at most 1")
         if self.resting and self.train_on == "all":
             raise BoostError('BoostConfig(resting=..., train_on="all"): only failures rest; train on "failures"')
+        if self.vllm:
+            require_vllm(f"BoostConfig(vllm={self.vllm})")
+        if self.vllm and self.drafts:
+            raise BoostError("BoostConfig(vllm=..., drafts=True): vLLM decodes everything; use one of the two")
         if self.incremental:
             self.incremental.check(self.rounds)
         if self.adapter.strategy == "greedy" and self.rounds > self.adapter.blocks:
@@ -104,6 +110,7 @@ def run_identity(
         **({"incremental": asdict(config.incremental)} if config.incremental else {}),
         **({"drafts": True} if config.drafts else {}),
         **({"resting": asdict(config.resting)} if config.resting else {}),
+        **({"vllm": True} if config.vllm else {}),
     }
     return json.loads(json.dumps(identity))  # as it will be read back: no tuples, string keys
 

@@ -35,8 +35,7 @@ class LoRA:
     def attach(self, model: nn.Module, weights: Weights) -> "LoRA":
         """Wrap the target modules of `model` and freeze everything else. No output changes: B is 0.
 
-        weights: W0, taken before. Names of the wrapped weights gain PEFT's `.base_layer` until `detach`, so a vLLM
-        server that is sent weights by name cannot do the rollouts.
+        weights: W0, taken before. Names of the wrapped weights gain PEFT's `.base_layer` until `detach`.
         """
         self._frozen = [(p, p.requires_grad) for p in model.parameters()]
         config = LoraConfig(r=self.rank, lora_alpha=self.rank, lora_dropout=0.0, target_modules=self.names)

@@ -64,7 +64,8 @@ def settle(
 def _grown(seen: Pass, run: Run, tokenizer, task: Task, ids: Collection[str], progress: bool) -> Pass:
     wanted = set(ids)
     examples = [example for example in task.split("train") if example.id in wanted]
-    found = evaluate(run.model, tokenizer, task, "train", run.config.batch_size, examples, progress, run.drafts)
+    size, vllm = run.config.batch_size, run.config.vllm
+    found = evaluate(run.model, tokenizer, task, "train", size, examples, progress, run.drafts, vllm)
     right = dict(zip(found.ids, found.correct.tolist(), strict=True))
     strict = dict(zip(found.ids, found.strict.tolist(), strict=True))
     return replace(seen, right={**seen.right, **right}, strict={**seen.strict, **strict})

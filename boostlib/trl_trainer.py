@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -26,8 +27,8 @@ from boostlib.errors import TrainingError, explain_oom
 from boostlib.generate import flat_linears, generate, shared_prefix
 from boostlib.lora_adapter import LoRA
 from boostlib.rounds import Training
-from boostlib.stop import cut_at
 from boostlib.tasks.base import Example, TextTask
+from boostlib.vllm_engine import complete, engine
 from boostlib.watch import Watch
 
 
@@ -51,6 +52,7 @@ def train_once(
     watch = Watch(parameters, adapter)
     prompts, rate = min(settings.prompts, len(examples)), 0.0 if probing else settings.learning_rate
     trained = Training()
+    vllm = engine(settings.vllm, model, tokenizer) if settings.use_vllm else None  # before the trainer seeds
     own_forward = vars(model).get("forward")
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -68,7 +70,7 @@ def train_once(
             callbacks=[Recorder(trained, on_step)],
         )
         trainer.adapter, trainer.rollout_batch, trainer.stop = adapter, settings.rollout_batch, task.stop
-        trainer.groups = {}
+        trainer.groups, trainer.engine, trainer.use_vllm = {}, vllm, vllm is not None
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train()
@@ -105,7 +107,7 @@ def grpo_config(settings, scratch, task, failures: int, samples: int, seed: int,
         loss_type="dapo",
         gradient_checkpointing=settings.gradient_checkpointing,
         bf16=False,  # the model keeps its own dtype and v stays fp32: no autocast
-        use_vllm=settings.use_vllm,
+        use_vllm=False,  # TRL would make an engine of its own, every round: ours is given to the trainer instead
         use_cpu=model.device.type == "cpu",
         seed=seed,
         logging_steps=1,
@@ -123,15 +125,17 @@ class FoldingTrainer(GRPOTrainer):
     generated_tokens = 0
     rollout_batch = 512  # completions sampled together
     stop: str | None = None  # where a completion ends, see stop.py
+    engine: Any = None  # vLLM's, where it samples; with use_vllm on, TRL corrects for what it computes otherwise
     groups: dict[int, bool]  # index of an example that was sampled -> whether a group of it had an advantage
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         with self.adapter.folded() if self.adapter else nullcontext():
-            if self.use_vllm:
-                ids, logps = super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations)
-                if self.stop:
-                    ids = [cut_at(row, self.processing_class, self.stop) for row in ids]
-                out = ids, [row[: len(kept)] for row, kept in zip(logps, ids, strict=True)]
+            if self.engine:
+                model, limit = self.accelerator.unwrap_model(self.model), self.max_completion_length
+                out = complete(
+                    self.engine, model, self.processing_class, prompt_ids, limit, self.temperature, num_generations,
+                    self.stop,
+                )  # fmt: skip
             else:
                 out = self._sample(prompt_ids, num_generations), None
         self.generated_tokens += sum(map(len, out[0]))

@@ -272,8 +272,20 @@ def test_doctor_says_what_there_is(capsys):
     assert rows["hub"][0] == "offline: HF_HUB_OFFLINE is set"
     assert rows["sandbox"][0] == (probe_isolation() or "none")
     assert {f"model {name}" for name in EMBEDDED} <= set(rows)
+    assert "vllm" in rows
     print_doctor()
     assert len(capsys.readouterr().out.splitlines()) >= len(rows)
+
+
+@pytest.mark.parametrize(
+    ("found", "device", "said"),
+    [("not installed", "cuda", "pip install 'trl[vllm]'"), ("0.31.0", "cpu", "needs a GPU"), ("0.31.0", "cuda", "")],
+)
+def test_doctor_says_whether_vllm_can_be_used(monkeypatch, found, device, said):
+    monkeypatch.setattr(doctor_module, "_version", lambda package: found)
+    monkeypatch.setattr(doctor_module, "default_device", lambda: torch.device(device))
+    what, value, advice = doctor_module._vllm()
+    assert (what, value) == ("vllm", found) and said in advice and bool(advice) == bool(said)
 
 
 def test_doctor_says_what_each_preset_needs_and_what_makes_it_fit(monkeypatch):

@@ -28,7 +28,7 @@ LAYERS = """
     tasks
     paired gate judge
     sequences embedded models classifier
-    stop generate drafts features evaluate pass_at_k metrics probe grouping
+    stop generate vllm_engine drafts features evaluate pass_at_k metrics probe grouping
     identity bundle run
     watch trl_trainer grpo supervised
     choose partial boost finetune

@@ -1,0 +1,151 @@
+"""A vLLM engine that answers in the model's place: rollouts of GRPO, and evaluation. Off by default.
+
+    at every call: push cast(W0 + merged + dW), as the model holds it then, under the plain model's names; then decode
+
+TRL's `VLLMGeneration` makes the engine, in this process or as a client of a server, and pushes. What is ours, and why:
+- one engine for all rounds and evaluation: vLLM does not give an engine's memory back to its process, and a server's
+  weight transfer listens on one port, while a trainer is made anew every round;
+- v and a LoRA's wrappers are left out of what is pushed, and an embedded name becomes the folder that it stands for;
+- what TRL sets in the environment is taken back, else the next trainer would take this for a launched process.
+
+What this does not cover: it was tested with a fake engine and never run against a real vLLM. The engine computes in the
+dtype that its folder names, whatever the model's. Samples of a server do not follow the run's seed. A task's `stop` is
+applied to finished completions.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from boostlib.errors import BoostError, ModelError
+from boostlib.models import weights_source
+from boostlib.stop import cut_at
+
+if TYPE_CHECKING:
+    from trl.generation.vllm_generation import VLLMGeneration
+
+INSTALL = "pip install 'trl[vllm]'"
+LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # set by TRL for an engine in here
+
+_ENGINES: dict[tuple, "VLLMGeneration"] = {}  # for as long as the process lives
+
+
+@dataclass(frozen=True)
+class VLLM:
+    """Where vLLM runs. No part of a run's identity; whether vLLM is used is.
+
+    server: address of a vLLM server; None: in this process, on the model's GPU. memory: the share of that GPU which an
+    engine in this process takes.
+    """
+
+    server: str | None = None
+    memory: float = 0.3
+
+    def __post_init__(self):
+        if self.server is not None and not self.server.startswith(("http://", "https://")):
+            raise BoostError(f'VLLM(server={self.server!r}): must be an address such as "http://localhost:8000"')
+        if not 0 < self.memory < 1:
+            raise BoostError(f"VLLM(memory={self.memory}): must be a share of the GPU, above 0 and below 1")
+
+
+def require_vllm(setting: str) -> None:
+    """Raises BoostError, naming the setting that asks for it, where vLLM is not installed."""
+    if find_spec("vllm") is None:
+        raise BoostError(f"{setting}: vllm is not installed; `{INSTALL}` on a machine with a GPU, or leave it out")
+
+
+def engine(where: VLLM, model: nn.Module, tokenizer) -> "VLLMGeneration":
+    """The engine for models of this name and dtype, made at the first call. Raises BoostError where it cannot be."""
+    require_vllm(f"{where}")
+    if not model.name_or_path:
+        raise ModelError(f"{where}: vLLM reads a model by its name, and this one has none: load it with load_model")
+    key = (where, model.name_or_path, model.dtype)
+    if key not in _ENGINES:
+        _ENGINES[key] = _start(where, model, tokenizer)
+    return _ENGINES[key]
+
+
+def complete(
+    engine: "VLLMGeneration",
+    model: nn.Module,
+    tokenizer,
+    prompt_ids: Sequence[list[int]],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    samples: int = 1,
+    stop: str | None = None,
+) -> tuple[list[list[int]], list[list[float | None]]]:
+    """A completion of every prompt with the weights that `model` holds now, and the log-probability of each token.
+
+    temperature 0 decodes greedily. samples: how often each prompt stands in `prompt_ids`, in a row. stop: a regular
+    expression; a completion ends where it first matches.
+    """
+    engine.model, engine.temperature, engine.max_completion_length = model, temperature, max_new_tokens
+    try:
+        with plain_names(model):
+            engine.sync_weights()
+        _, ids, logps, _ = engine.generate(prompt_ids, None, samples)
+    finally:
+        engine.model = None  # it outlives the models that it answers for
+    ids = [cut_at(row, tokenizer, stop) if stop else list(row) for row in ids]
+    return ids, [[first for first, *_ in row[: len(kept)]] for row, kept in zip(logps, ids, strict=True)]
+
+
+def answer(
+    where: VLLM, model: nn.Module, tokenizer, prompt_ids: Sequence[list[int]], max_new_tokens: int, stop: str | None
+) -> list[list[int]]:
+    """The greedy completion of every prompt, as token ids up to and with the end token."""
+    found = engine(where, model, tokenizer)
+    if where.server and found.accelerator.num_processes > 1:  # TRL's client takes as many prompts from each
+        count = found.accelerator.num_processes
+        raise BoostError(f"{where}: a server evaluates for one process, and there are {count}; use VLLM(), one in each")
+    return complete(found, model, tokenizer, prompt_ids, max_new_tokens, stop=stop)[0]
+
+
+@contextmanager
+def plain_names(model: nn.Module) -> Iterator[None]:
+    """Inside, `model.named_parameters()` gives the plain model's: without v, without LoRA's factors and wrappers."""
+    every = model.named_parameters
+
+    def plain(prefix: str = "", recurse: bool = True):
+        for name, parameter in every(prefix, recurse):
+            if not name.startswith("boost_adapter.") and ".lora_" not in name:
+                yield name.replace(".base_layer.", "."), parameter
+
+    model.named_parameters = plain
+    try:
+        yield
+    finally:
+        del model.named_parameters
+
+
+def _start(where: VLLM, model: nn.Module, tokenizer) -> "VLLMGeneration":
+    from accelerate import Accelerator
+    from trl.generation.vllm_generation import VLLMGeneration  # takes seconds to import
+
+    name, launch = model.name_or_path, {key: os.environ.get(key) for key in LAUNCH}
+    model.name_or_path = source = weights_source(name)
+    try:
+        return VLLMGeneration(
+            model,
+            Accelerator(),
+            tokenizer,
+            mode="server" if where.server else "colocate",
+            server_base_url=where.server,
+            gpu_memory_utilization=where.memory,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        serve = f"start it with `trl vllm-serve --model {source}`"
+        remedy = serve if where.server else "lower memory, or free memory on the GPU"
+        raise BoostError(f"no vLLM engine by {where}: {error} ({remedy})") from error
+    finally:
+        model.name_or_path = name
+        for key, value in launch.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value

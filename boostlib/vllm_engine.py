@@ -39,8 +39,7 @@ _ENGINES: dict[tuple, "VLLMGeneration"] = {}  # for as long as the process lives
 class VLLM:
     """Where vLLM runs. No part of a run's identity; whether vLLM is used is.
 
-    server: address of a vLLM server; None: in this process, on the model's GPU. memory: the share of that GPU which an
-    engine in this process takes.
+    server: address of a vLLM server; None: an engine in this process. memory: the share of the GPU that it takes.
     """
 
     server: str | None = None
@@ -140,9 +139,8 @@ def _start(where: VLLM, model: nn.Module, tokenizer) -> "VLLMGeneration":
             gpu_memory_utilization=where.memory,
         )
     except (OSError, RuntimeError, ValueError) as error:
-        serve = f"start it with `trl vllm-serve --model {source}`"
-        remedy = serve if where.server else "lower memory, or free memory on the GPU"
-        raise BoostError(f"no vLLM engine by {where}: {error} ({remedy})") from error
+        serve, room = f"start it with `trl vllm-serve --model {source}`", "lower memory, or free memory on the GPU"
+        raise BoostError(f"no vLLM engine by {where}: {error} ({serve if where.server else room})") from error
     finally:
         model.name_or_path = name
         for key, value in launch.items():

@@ -14,7 +14,7 @@ from helpers import CoinTask, FakeTrainer, ParityTask, config, rows
 import boostlib.trl_trainer
 from boostlib import GRPO, VLLM, BoostConfig, BoostError, Incremental, SVDBasis, TinyLoRA, boost, evaluate, load_model
 from boostlib.adapter import AdapterConfig
-from boostlib.errors import ModelError
+from boostlib.errors import ModelError, TrainingError
 from boostlib.identity import run_identity
 from boostlib.lora_adapter import LoRA
 from boostlib.presets import CODE, MATH
@@ -173,6 +173,30 @@ def test_training_is_that_of_the_built_in_sampler_on_the_same_completions(attach
     assert any(len(row) < 4 for row in found[0]) == bool(stop)
     assert adapter.v.abs().min() > 0
     torch.testing.assert_close(adapter.v, twin.v, rtol=1e-3, atol=1e-4)
+
+
+def test_completions_that_the_engine_finds_far_less_likely_than_the_trainer_are_not_learned_from(
+    attached, fake, monkeypatch
+):
+    model, tokenizer, adapter, *_ = attached()
+    complete = boostlib.trl_trainer.complete
+
+    def other(*arguments):
+        ids, logps = complete(*arguments)
+        return ids, [[logp - 2.0 for logp in row] for row in logps]  # as if it ran with other weights
+
+    monkeypatch.setattr(boostlib.trl_trainer, "complete", other)
+    with pytest.raises(TrainingError, match="no trained number moved"):
+        train(model, tokenizer, adapter, VLLM())
+    assert not adapter.v.any()
+
+
+@PLACES
+def test_rollouts_ask_for_what_the_settings_and_the_task_say(attached, fake, where):
+    model, tokenizer, adapter, *_ = attached()
+    train(model, tokenizer, adapter, where, task=ParityTask(max_new_tokens=3), temperature=0.8)
+    kinds = ("temperature", "max_tokens", "top_p", "top_k", "min_p", "repetition_penalty")
+    assert [tuple(one[kind] for kind in kinds) for one in fake.asked] == [(0.8, 3, 1.0, 0, 0.0, 1.0)] * 2
 
 
 def test_equal_seeds_sample_alike_in_this_process_whenever_the_engine_was_made(attached, fake, monkeypatch):

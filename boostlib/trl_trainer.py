@@ -125,7 +125,7 @@ class FoldingTrainer(GRPOTrainer):
     generated_tokens = 0
     rollout_batch = 512  # completions sampled together
     stop: str | None = None  # where a completion ends, see stop.py
-    engine: Any = None  # vLLM's, where it samples; with use_vllm on, TRL corrects for what it computes otherwise
+    engine: Any = None  # vLLM's, where it samples: TRL's use_vllm then runs all rows forward once, to correct for it
     groups: dict[int, bool]  # index of an example that was sampled -> whether a group of it had an advantage
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):

@@ -4,6 +4,7 @@ Decoding is transformers' own `generate`. What is ours is the work around it:
 - tokens that all prompts begin with (few-shot examples, a system message) are run once and their cache is shared;
 - a prompt sampled several times is read once;
 - batches hold prompts of similar length, so little is spent on padding;
+- greedy rows that are done leave their batch (sampled ones stay: a batch's random numbers are drawn together);
 - frozen bf16 linears on a CPU get 2-D input, which avoids a weight copy per call (2-7x, measured on torch 2.13).
 """
 
@@ -22,6 +23,7 @@ from boostlib.errors import DataError, explain_oom
 from boostlib.stop import StopAt, cut_at
 
 SHARED = 4  # a shared prefix shorter than this is not worth a separate pass
+LEAVE = 16  # tokens between two looks at which rows may leave
 
 
 def encode(tokenizer, prompts: Sequence[str | list[dict]]) -> list[list[int]]:
@@ -178,18 +180,35 @@ def _decode(model, tokenizer, batch: _Batch, config, stop: str | None) -> list[l
         ids, mask = ids.repeat_interleave(samples, dim=0), mask.repeat_interleave(samples, dim=0)
         if cache is not None:
             cache.batch_repeat_interleave(samples)
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        past_key_values=cache,
-        generation_config=config,
-        stopping_criteria=[StopAt(tokenizer, stop, ids.shape[1])] if stop else None,
-    )
-    ends = torch.tensor(config.eos_token_id, device=device)
-    done = [_cut(row, ends) for row in out[:, ids.shape[1] :]]
-    if stop:
-        done = [cut_at(row, tokenizer, stop) for row in done]
+    done = _completed(model, tokenizer, ids, mask, cache, config, stop)
     return [done[i * samples : (i + 1) * samples] for i in range(len(prompts))]
+
+
+def _completed(model, tokenizer, ids: Tensor, mask: Tensor, cache, config, stop: str | None) -> list[list[int]]:
+    """The new ids of every row of `ids` (B, L)."""
+    start, left, config = ids.shape[1], config.max_new_tokens, copy.copy(config)
+    ends, rows, found = torch.tensor(config.eos_token_id, device=ids.device), range(len(ids)), {}
+    while rows:
+        config.max_new_tokens = left if config.do_sample else min(LEAVE, left)
+        looks = StopAt(tokenizer, stop, start) if stop else None
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=config,
+            stopping_criteria=[looks] if looks else None,
+            return_dict_in_generate=True,
+        )
+        left -= config.max_new_tokens
+        ids, cache, grown = out.sequences, out.past_key_values, out.sequences.shape[1] - mask.shape[1]
+        done = torch.isin(ids[:, start:], ends).any(dim=1) | (looks.done if looks else False) | (left == 0)  # (B,)
+        found |= {rows[i]: _cut(ids[i, start:], ends) for i in done.nonzero().flatten().tolist()}
+        rows, alive = [row for row, ended in zip(rows, done.tolist(), strict=True) if not ended], ~done
+        ids, mask = ids[alive], torch.cat([mask[alive], mask.new_ones(len(rows), grown)], dim=1)
+        if rows and cache is not None:
+            cache.batch_select_indices(alive.nonzero().flatten())
+    completions = [found[row] for row in range(len(found))]
+    return [cut_at(row, tokenizer, stop) for row in completions] if stop else completions
 
 
 def _cut(ids: Tensor, ends: Tensor) -> list[int]:

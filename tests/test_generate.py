@@ -1,11 +1,15 @@
 """Shared prefixes, batches and repeated samples save work and change no token."""
 
+import functools
+import sys
+
 import pytest
 import torch
 from transformers import GenerationConfig
 
 from boostlib.errors import DataError
 from boostlib.generate import encode, flat_linears, generate, shared_prefix
+from boostlib.stop import cut_at
 
 PREFIX = [5, 9, 44, 17, 80, 33]
 RAGGED = [[7], [60, 3, 91, 12], [8, 8], [7, 30, 55, 90, 120, 200, 31], [99, 4, 4]]
@@ -171,3 +175,25 @@ def test_chat_without_a_template_is_an_error(tiny_tokenizer, monkeypatch):
 )
 def test_shared_prefix(sequences, shared):
     assert shared_prefix(sequences) == PREFIX[:shared]
+
+
+@pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS.keys())
+@pytest.mark.parametrize("stop", [None, "[a-e]"])
+def test_rows_that_are_done_leave_the_batch_and_the_others_go_on(lively, tiny_tokenizer, prompts, stop, monkeypatch):
+    monkeypatch.setattr(sys.modules["boostlib.generate"], "LEAVE", 4)
+    model, sizes = lively(), []
+    free = [plainly(model, tiny_tokenizer, prompt, 15) for prompt in prompts]
+    model.generation_config.eos_token_id = ends = [free[0][2], 1]
+    expected = [ids[: next((i + 1 for i, token in enumerate(ids) if token in ends), 15)] for ids in free]
+    expected = [cut_at(ids, tiny_tokenizer, stop) if stop else ids for ids in expected]
+    forward = model.forward
+
+    @functools.wraps(forward)  # generate reads the signature
+    def counted(*args, input_ids, **kwargs):
+        sizes.append(len(input_ids))
+        return forward(*args, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(model, "forward", counted)
+    assert generate(model, tiny_tokenizer, prompts, 15, stop=stop) == expected
+    if len({len(ids) > 4 for ids in expected}) == 2:
+        assert len(set(sizes[1:])) > 1, "nobody left"

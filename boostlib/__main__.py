@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import transformers
 
+from boostlib import world
 from boostlib.adapter import STRATEGIES
 from boostlib.errors import BoostError
 from boostlib.methods import METHODS
@@ -73,7 +74,8 @@ def _boost(args) -> None:
         full=args.method == "full",
         lora_rank=1 if args.method == "lora" else None,
     )
-    print(rounds_table(ledger).round(3).to_string())
+    if world.is_main():
+        print(rounds_table(ledger).round(3).to_string())
 
 
 def _incremental(args) -> dict:

@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from boostlib import world
 from boostlib.errors import ModelError
 from boostlib.stable import cache_dir as default_cache_dir
 from boostlib.stable import fingerprint_tensors
@@ -174,7 +175,8 @@ def _decomposed(weights: Mapping[str, Tensor], columns: int) -> dict[str, tuple[
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
         found = pool.map(_triplets, weights.values(), [columns] * len(weights))
-        bar = tqdm(found, total=len(weights), desc="basis", unit="weight", leave=False)
+        hidden = not world.is_main()
+        bar = tqdm(found, total=len(weights), desc="basis", unit="weight", leave=False, disable=hidden)
         return dict(zip(weights, bar, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)

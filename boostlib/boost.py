@@ -20,6 +20,7 @@ from pathlib import Path
 from torch import nn
 from tqdm.auto import tqdm
 
+from boostlib import world
 from boostlib.adapter import TinyLoRA
 from boostlib.choose import chosen, fresh_adapter, resting_now, training_examples
 from boostlib.drafts import Drafts
@@ -54,6 +55,7 @@ def boost(
     GRPO or CrossEntropy; for greedy rounds `probe(model, tokenizer, task, examples, batches, seed)` too. gate: merge a
     round only where its rule says so (see gate.py); None, as in the paper, merges all. Raises RunError where run_dir
     holds another run. Ctrl-C leaves a run that the same call continues.
+    Called in each of several launched processes, it is one run of them all, see world.py.
     """
     config = config or BoostConfig()
     if config.resting:
@@ -62,6 +64,7 @@ def boost(
         gate.check(task)
         config = gate.scoring(config)
     with open_run(model, task, trainer, config, run_dir, gate) as run:
+        progress = progress and world.is_main()
         bar = tqdm(total=config.rounds, desc="rounds", unit="round", initial=len(run.rounds), disable=not progress)
         try:
             if run.base is None:

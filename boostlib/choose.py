@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from boostlib import world
 from boostlib.adapter import TinyLoRA
 from boostlib.core_gradient import core_gradients
 from boostlib.greedy import Choice, choose_plan
@@ -82,15 +83,15 @@ def _choose(run, tokenizer, task, trainer, failures, index) -> tuple[list[Choice
         right = [one for one in task.split("train") if one.id not in wrong]
         guard = _probe(run, tokenizer, task, trainer, right, index, "guard", probed) if right else None
     used = used_blocks(run.rounds, config.groups(len(run.basis)))
-    return choose_plan(gradients, run.basis, config, greedy, index, used, guard), probed
+    return world.on_main(lambda: choose_plan(gradients, run.basis, config, greedy, index, used, guard)), probed
 
 
 def _probe(run, tokenizer, task, trainer, examples, index, purpose: str, probed: list) -> dict[str, Tensor]:
-    """{module: G (K, K)} on the CPU: the mean over the probing batches."""
+    """{module: G (K, K)} on the CPU: the mean over the probing batches, and over the processes that share them."""
     batches, seed = run.config.greedy.probe_batches, stable_seed(run.config.seed, purpose, index) % 2**31
     with core_gradients(run.model, run.basis) as cores:
         probed.append(trainer.probe(run.model, tokenizer, task, examples, batches, seed))
-    return {name: core.cpu() / batches for name, core in cores.items()}
+    return {name: world.mean(core).cpu() / batches for name, core in cores.items()}
 
 
 def _start(choices: Sequence[Choice], size: float) -> Tensor:

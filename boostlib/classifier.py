@@ -79,11 +79,7 @@ class SequenceClassifier(nn.Module):
 
     def load_head(self, folder: str | Path) -> None:
         """Read what `save_head` wrote. Raises RunError where it is damaged or was made for another encoder."""
-        path = Path(folder) / HEAD_FILE
-        try:
-            self.set_head(load_file(path), path)
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{path} is no head of this model ({str(error).splitlines()[0]}): restore it") from error
+        self.set_head(read_head(folder), Path(folder) / HEAD_FILE)
 
     def set_head(self, state: Mapping[str, Tensor], where: str | Path) -> None:
         """Take the head's numbers from `state`, found in `where`. Raises RunError where they do not fit."""
@@ -96,6 +92,15 @@ class SequenceClassifier(nn.Module):
         """The encoder as a plain transformers model, and the head beside it: `load_classifier(folder)` reads both."""
         self.encoder.save_pretrained(folder)
         self.save_head(folder)
+
+
+def read_head(folder: str | Path) -> dict[str, Tensor]:
+    """The numbers that `save_head` wrote to `folder`. Raises RunError where the file is missing or damaged."""
+    path = Path(folder) / HEAD_FILE
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} is no head of this model ({str(error).splitlines()[0]}): restore it") from error
 
 
 def load_classifier(name: str, dtype: str | torch.dtype = "auto", device: str | torch.device = "auto"):

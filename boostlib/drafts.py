@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from boostlib import world
 from boostlib.generate import cache_for, generate, positions, reading
 
 POSITIONS = 2048  # of logits in one pass: 400 MB with SmolLM2's vocabulary, 1.2 GB with Qwen2.5's
@@ -34,8 +35,8 @@ class Drafts:
     tokens: int = 0  # tokens decoded for the others and for prompts not known yet
 
     def record(self) -> dict[str, int]:
-        """{"checked", "kept", "tokens"} since the last call."""
-        counts = {name: getattr(self, name) for name in ("checked", "kept", "tokens")}
+        """{"checked", "kept", "tokens"} since the last call, of all processes together."""
+        counts = {name: world.total(getattr(self, name)) for name in ("checked", "kept", "tokens")}
         self.checked = self.kept = self.tokens = 0
         return counts
 

@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
+from boostlib import world
 from boostlib.classifier import SequenceClassifier
 from boostlib.drafts import Drafts, generate_again
 from boostlib.errors import DataError, ModelError
@@ -68,6 +69,7 @@ def evaluate(
 
     drafts: completions of earlier evaluations of this task, which are checked instead of decoded again (drafts.py).
     vllm: decode with vLLM (vllm_engine.py), without `batch_size` and `drafts`; not for classifiers.
+    Where several processes share a run all of them call it: each answers and scores its share, and all get the whole.
 
     Raises DataError where there is nothing to score, ModelError where the model is not of the task's kind.
     """
@@ -78,7 +80,10 @@ def evaluate(
     if vllm and isinstance(model, SequenceClassifier):
         raise ModelError(f"evaluate(vllm={vllm}): vLLM completes texts, and a classifier writes none: leave it out")
     start = time.perf_counter()
-    with tqdm(total=len(examples), desc=f"evaluate {split}", unit="ex", leave=False, disable=not progress) as bar:
+    hidden = not (progress and world.is_main())
+    with tqdm(
+        total=len(world.share(examples)), desc=f"evaluate {split}", unit="ex", leave=False, disable=hidden
+    ) as bar:
         if isinstance(model, SequenceClassifier):
             found = _classified(model, tokenizer, task, examples, batch_size, bar.update)
         else:
@@ -94,19 +99,23 @@ def require_kind(model: nn.Module, task: Task) -> None:
 
 
 def _completed(model, tokenizer, task: TextTask, examples, batch_size: int, on_batch, drafts, vllm) -> dict:
-    prompts = encode(tokenizer, [example.prompt for example in examples])
-    settings = {"batch_size": batch_size, "on_batch": on_batch, "stop": task.stop}
-    if vllm:
-        ids = answer(vllm, model, tokenizer, prompts, task.max_new_tokens, task.stop)
-        on_batch(len(ids))
-    elif drafts is None:
-        ids = generate(model, tokenizer, prompts, task.max_new_tokens, **settings)
-    else:
-        ids = generate_again(model, tokenizer, prompts, task.max_new_tokens, drafts, **settings)
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    scores = task.score_many(texts, examples)
-    correct, strict = (np.array([getattr(s, kind) for s in scores], dtype=bool) for kind in ("correct", "strict"))
-    return {"correct": correct, "strict": strict, "completions": texts, "tokens": sum(map(len, ids))}
+    def answers(part: Sequence[Example]) -> list[tuple[str, bool, bool, int]]:
+        prompts = encode(tokenizer, [example.prompt for example in part])
+        settings = {"batch_size": batch_size, "on_batch": on_batch, "stop": task.stop}
+        if vllm:
+            ids = answer(vllm, model, tokenizer, prompts, task.max_new_tokens, task.stop)
+            on_batch(len(ids))
+        elif drafts is None:
+            ids = generate(model, tokenizer, prompts, task.max_new_tokens, **settings)
+        else:
+            ids = generate_again(model, tokenizer, prompts, task.max_new_tokens, drafts, **settings)
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        scores = task.score_many(texts, part)
+        return [(text, s.correct, s.strict, len(row)) for text, s, row in zip(texts, scores, ids, strict=True)]
+
+    texts, correct, strict, lengths = zip(*world.spread(examples, answers), strict=True)
+    right = {"correct": np.array(correct, dtype=bool), "strict": np.array(strict, dtype=bool)}
+    return {**right, "completions": list(texts), "tokens": sum(lengths)}
 
 
 def _classified(model, tokenizer, task: LabelTask, examples: Sequence[Example], batch_size: int, on_batch) -> dict:

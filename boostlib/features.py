@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from boostlib import world
 from boostlib.classifier import SequenceClassifier, run_batches
 from boostlib.durable import write_durably
 from boostlib.errors import RunError
@@ -44,12 +45,17 @@ def features(
     known = keep or any(folder.glob(f"{tokens}-*"))
     path = folder / f"{tokens}-{encoder_fingerprint(model)[:24]}.safetensors" if known else None
     found = _read(path, len(encoded)) if path else None
-    if found is not None:
+    if world.total(found is None) == 0:  # known to every process
         if on_batch:
-            on_batch(len(encoded))
+            on_batch(len(world.share(encoded)))
         return found
-    found = run_batches(model, tokenizer, encoded, model.features, batch_size, on_batch)
-    if keep:
+
+    def read(part: Sequence[Encoded]) -> Tensor:
+        return run_batches(model, tokenizer, part, model.features, batch_size, on_batch)
+
+    found = world.spread(encoded, read)
+    found = found if isinstance(found, Tensor) else torch.stack(found)
+    if keep and world.is_main():
         _write(path, found)
     return found
 

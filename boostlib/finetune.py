@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from boostlib import world
 from boostlib.basis import target_modules
 from boostlib.boost import base_row, fixed_and_broken, score_splits
 from boostlib.errors import RunError
@@ -20,6 +21,7 @@ from boostlib.ledger import Ledger
 from boostlib.lora_adapter import LoRA
 from boostlib.rank import EXACT, epsilon_rank
 from boostlib.rounds import Round, Training
+from boostlib.shared_ledger import record_of
 from boostlib.stable import fingerprint_tensors
 from boostlib.tasks.base import Task
 from boostlib.update import Weights
@@ -40,11 +42,13 @@ def finetune(
     cast(W0 + dW): the model is plain again. A finished run is returned as it is, and leaves `model` untouched. Raises
     RunError where run_dir holds another run.
     """
-    ledger = Ledger(run_dir)
+    world.require_device(model.device)
+    ledger = record_of(run_dir)
     with ledger.locked():
         adapter = f"LoRA r={lora_rank}" if lora_rank else "all weights"
         identity = {**run_identity(model, task, trainer, config), "adapter": adapter, "train_on": "all"}
-        if not (ledger.dir / "run.json").exists():
+        world.require_agreement("what is run", identity)
+        if not ledger.started:
             ledger.create({"identity": identity, "environment": environment(model.device)})
         check_identity(ledger, identity)
         if ledger.rounds:

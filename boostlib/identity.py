@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from boostlib import world
 from boostlib.adapter import AdapterConfig
 from boostlib.errors import BoostError, RunError
 from boostlib.gate import Gate
@@ -133,6 +134,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": f"{device.type}: {name}",
         "threads": str(torch.get_num_threads()),
+        **({"processes": str(world.size())} if world.size() > 1 else {}),
         "python": sys.version.split()[0],
         **{library: _version(library) for library in libraries},
     }

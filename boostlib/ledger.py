@@ -38,6 +38,11 @@ class Ledger:
         self.path = self.dir / "ledger.jsonl"
 
     @property
+    def started(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.dir / "run.json").exists() or self.path.exists()
+
+    @property
     def header(self) -> dict[str, Any]:
         """The content of run.json. Raises RunError where there is no run."""
         try:

@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from boostlib import world
 from boostlib.adapter import STRATEGIES
 from boostlib.boost import boost
-from boostlib.classifier import HEAD_FILE, load_classifier
+from boostlib.classifier import HEAD_FILE, load_classifier, read_head
 from boostlib.errors import BoostError
 from boostlib.finetune import finetune
 from boostlib.ledger import Ledger
@@ -82,8 +83,9 @@ def prepare(chosen: Preset, data_dir: str | None = None, run_dir: str | Path | N
     if not isinstance(chosen.trainer, CrossEntropy):
         return *load_model(chosen.model, dtype=chosen.dtype), task
     model, tokenizer = load_classifier(chosen.model, dtype=chosen.dtype)
-    if run_dir is not None and (Path(run_dir) / HEAD_FILE).is_file():
-        model.load_head(run_dir)
+    has_head = run_dir is not None and world.on_main((Path(run_dir) / HEAD_FILE).is_file)
+    if has_head:
+        model.set_head(world.on_main(lambda: read_head(run_dir)), run_dir)
     else:
         train_head(model, tokenizer, task, chosen.boost.batch_size)
     return model, tokenizer, task

@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 from tqdm.auto import tqdm
 
+from boostlib import world
 from boostlib.classifier import SequenceClassifier
 from boostlib.errors import DataError
 from boostlib.features import features
@@ -65,9 +66,10 @@ def train_head(
         encoded = encode_examples(model, tokenizer, task, examples)
         cut[split] = say_what_was_cut(task, split, encoded)
         labels[split] = labels_of(examples, f"{task.name}, split {split!r}")
-        with tqdm(total=len(encoded), desc=f"features {split}", unit="seq", leave=False, disable=not progress) as bar:
+        mine, hidden = len(world.share(encoded)), not (progress and world.is_main())
+        with tqdm(total=mine, desc=f"features {split}", unit="seq", leave=False, disable=hidden) as bar:
             pooled[split] = features(model, tokenizer, encoded, batch_size, bar.update, keep=True).double().numpy()
-    fits = {C: _fit(pooled["train"], labels["train"], C) for C in PENALTIES}
+    fits = world.on_main(lambda: {C: _fit(pooled["train"], labels["train"], C) for C in PENALTIES})
     losses = [
         {C: _loss(pooled[split], labels[split], *fit) for C, fit in fits.items()} for split in ("train", validation)
     ]

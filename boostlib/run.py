@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from boostlib import world
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.bundle import Bundle, open_record
@@ -22,6 +23,7 @@ from boostlib.identity import BoostConfig, check_identity, environment, run_iden
 from boostlib.ledger import Ledger
 from boostlib.models import load_model
 from boostlib.rounds import Base, Round
+from boostlib.shared_ledger import record_of
 from boostlib.stable import fingerprint_tensors
 from boostlib.tasks.base import Task
 from boostlib.update import LowRankUpdate, Weights
@@ -78,18 +80,24 @@ def open_run(
     Whatever stops a round (Ctrl-C, an error) leaves the model as it was given, so that the same call continues the run.
     Raises RunError where the directory holds a run of another identity, is read-only or in use.
     """
-    ledger = Ledger(run_dir)
+    world.require_device(model.device)
+    ledger = record_of(run_dir)
     with ledger.locked():
         identity = run_identity(model, task, trainer, config, gate)
+        world.require_agreement("what is run", identity)
         rounds = ledger.verify()
-        started = (ledger.dir / "run.json").exists() or ledger.path.exists()  # a ledger without run.json is an error
+        started = ledger.started  # a ledger without run.json is an error
         if started:
             identity = _back_to_w0(model, ledger, identity)
             check_identity(ledger, identity)
-        basis = SVDBasis.from_model(model, config.adapter.basis_rank(max(config.rounds, len(rounds))), config.targets)
+        with world.main_first():
+            rank = config.adapter.basis_rank(max(config.rounds, len(rounds)))
+            basis = SVDBasis.from_model(model, rank, config.targets)
+        if world.size() > 1:
+            world.require_agreement("the basis", _basis_record(basis))
         if not started:
-            if isinstance(model, SequenceClassifier):
-                model.save_head(ledger.dir)  # trained for this run: replay cannot load it by the model's name
+            if isinstance(model, SequenceClassifier):  # trained for this run: replay cannot load it by the model's name
+                world.on_main(lambda: model.save_head(ledger.dir))
             ledger.create(
                 {"identity": identity, "basis": _basis_record(basis), "environment": environment(model.device)}
             )

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from boostlib import world
 from boostlib.adapter import TinyLoRA
 from boostlib.classifier import SequenceClassifier
 from boostlib.errors import TrainingError, explain_oom, require_settings
@@ -155,6 +156,13 @@ class CrossEntropy:
             yield step + 1 in looks
 
 
+def _average_gradients(model: nn.Module) -> None:
+    if world.size() > 1:
+        for p in model.parameters():
+            if p.requires_grad:
+                p.grad = world.mean(torch.zeros_like(p) if p.grad is None else p.grad)
+
+
 class _Set:
     """Examples as tokens, with their labels and class weights."""
 
@@ -168,15 +176,20 @@ class _Set:
         )
 
     def backward(self, model, tokenizer, rows: Sequence[int], micro_batch: int) -> float:
-        """Gradient of the loss on these rows, added up over micro-batches of like length; returns the loss."""
-        total, whole = 0.0, float(self.weights[rows].sum())
-        for part in by_length([self.encoded[i] for i in rows], micro_batch):
-            chosen = [rows[i] for i in part]
+        """Gradient of the loss on these rows, added up over micro-batches of like length; returns the loss.
+
+        Several processes take a share of the rows each. What a backward pass gives in one of them is N times its share
+        of the gradient, so that the mean over processes is the gradient, as it is for GRPO.
+        """
+        total, whole, mine = 0.0, float(self.weights[rows].sum()), world.share(rows)
+        for part in by_length([self.encoded[i] for i in mine], micro_batch):
+            chosen = [mine[i] for i in part]
             batch = to_tensors([self.encoded[i] for i in chosen], tokenizer.pad_token_id, model.device)
-            loss = self._sum(model(*batch), chosen) / whole
+            loss = self._sum(model(*batch), chosen) / whole * world.size()
             loss.backward()
             total += float(loss.detach())
-        return total
+        _average_gradients(model)
+        return float(world.mean(torch.tensor(total, dtype=torch.float64, device=model.device)))
 
     def loss(self, model, tokenizer, adapter: TinyLoRA | None) -> float:
         """The loss on all of them, with the adapter folded in."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from boostlib import world
 from boostlib.adapter import TinyLoRA
 from boostlib.errors import TrainingError, explain_oom
 from boostlib.generate import flat_linears, generate, shared_prefix
@@ -50,7 +51,7 @@ def train_once(
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     watch = Watch(parameters, adapter)
-    prompts, rate = min(settings.prompts, len(examples)), 0.0 if probing else settings.learning_rate
+    prompts, rate = prompts_a_step(settings, len(examples), samples), 0.0 if probing else settings.learning_rate
     trained = Training()
     vllm = engine(settings.vllm, model, tokenizer) if settings.use_vllm else None  # before the trainer seeds
     own_forward = vars(model).get("forward")
@@ -65,7 +66,7 @@ def train_once(
             model,
             reward_function(task, examples),
             grpo_config(settings, scratch, task, len(examples), samples, seed, model, rate),
-            Dataset.from_list([{"prompt": e.prompt, "index": i} for i, e in enumerate(examples)]),
+            Dataset.from_list([{"prompt": examples[i].prompt, "index": i} for i in sampled(len(examples), prompts)]),
             processing_class=tokenizer,
             callbacks=[Recorder(trained, on_step)],
         )
@@ -73,7 +74,8 @@ def train_once(
         trainer.groups, trainer.engine, trainer.use_vllm = {}, vllm, vllm is not None
         trainer.remove_callback(PrinterCallback)
         try:
-            trainer.train()
+            with world.explain_loss():
+                trainer.train()
         except RuntimeError as error:  # torch.multinomial, on folded weights that overflowed
             if "probability tensor contains" not in str(error):
                 raise
@@ -81,14 +83,33 @@ def train_once(
         finally:
             _restore_forward(model, own_forward)
             model.eval()
-    trained.tokens = trainer.generated_tokens
+            if world.size() > 1:
+                _drop_wrapper(trainer)
+    trained.tokens = world.total(trainer.generated_tokens)
     trained.groups = {examples[i].id: had for i, had in sorted(trainer.groups.items())}
     watch.check(had_signal=any(trained.signal) and not probing)
     return trained
 
 
+def prompts_a_step(settings, failures: int, samples: int) -> int:
+    """Prompts of one step: `settings.prompts`, or as many as there are failures. Several processes take equal parts of
+    its completions: the most prompts for which they can, and at least so many that they can."""
+    unit = world.size() // math.gcd(world.size(), samples)
+    if settings.prompts < unit:
+        raise TrainingError(
+            f"GRPO(prompts={settings.prompts}): {world.size()} processes cannot take equal parts of {settings.prompts} "
+            f"prompts with {samples} samples each: at least {unit} prompts, or fewer processes, which continue this run"
+        )
+    return max(unit, min(settings.prompts, failures) // unit * unit)
+
+
+def sampled(failures: int, prompts: int) -> list[int]:
+    """Indices of the examples to sample: each once, over again where a step takes more prompts than there are."""
+    return [i % failures for i in range(max(failures, prompts))]
+
+
 def grpo_config(settings, scratch, task, failures: int, samples: int, seed: int, model, rate: float) -> GRPOConfig:
-    batch = min(settings.prompts, failures) * samples
+    batch = prompts_a_step(settings, failures, samples) * samples // world.size()  # of each process
     micro = max(d for d in range(1, min(settings.micro_batch, batch) + 1) if batch % d == 0)
     return GRPOConfig(
         output_dir=scratch,
@@ -109,6 +130,8 @@ def grpo_config(settings, scratch, task, failures: int, samples: int, seed: int,
         bf16=False,  # the model keeps its own dtype and v stays fp32: no autocast
         use_vllm=False,  # TRL would make an engine of its own, every round: ours is given to the trainer instead
         use_cpu=model.device.type == "cpu",
+        ddp_find_unused_parameters=False,  # every number takes part in every pass
+        ddp_broadcast_buffers=False,  # they never change, and a pass may run the model twice
         seed=seed,
         logging_steps=1,
         save_strategy="no",
@@ -166,13 +189,20 @@ class FoldingTrainer(GRPOTrainer):
 
     def _compute_loss(self, model, inputs):
         alive = inputs["advantages"] != 0
-        if self.beta != 0.0 or bool(alive.all()):  # with a KL term every row counts
+        count, rows = self._rows_to_run(int(alive.sum())), len(alive)
+        if self.beta != 0.0 or count == rows:  # with a KL term every row counts
             return super()._compute_loss(model, inputs)
-        if not bool(alive.any()):
+        if not count:
             return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0
-        rows = len(alive)
-        kept = {k: v[alive] if isinstance(v, Tensor) and v.dim() and len(v) == rows else v for k, v in inputs.items()}
+        chosen = torch.argsort((~alive).int(), stable=True)[:count]  # those with an advantage, in order, come first
+        kept = {k: v[chosen] if isinstance(v, Tensor) and v.dim() and len(v) == rows else v for k, v in inputs.items()}
         return super()._compute_loss(model, kept)
+
+    @staticmethod
+    def _rows_to_run(alive: int) -> int:
+        """How many rows go through the model: over several processes as many in each, since TRL gathers a number a
+        row, and at least one, since gradients are averaged in the backward pass."""
+        return alive if world.size() == 1 else max(1, world.largest(alive))
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
         plain = kwargs.get("batch_size") or kwargs.get("compute_aux_loss") or self.args.gradient_checkpointing
@@ -244,6 +274,12 @@ def reward_function(task: TextTask, examples: Sequence[Example]):
         return [score.reward for score in task.score_many(texts, [examples[i] for i in index])]
 
     return reward
+
+
+def _drop_wrapper(trainer: GRPOTrainer) -> None:
+    """Let go of the DistributedDataParallel around the model, whose hooks would go on listening to its gradients."""
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
 
 
 def _restore_forward(model: nn.Module, own_forward) -> None:

@@ -21,9 +21,9 @@ PACKAGE = ROOT / "boostlib"
 
 # Each file imports only from files above it. A new file goes in where it belongs; a folder is one entry.
 LAYERS = """
-    errors stable durable
+    errors stable durable world
     basis rank update adapter lora_adapter core_gradient greedy
-    rounds ledger incremental resting
+    rounds ledger shared_ledger incremental resting
     sandbox
     tasks
     paired gate judge

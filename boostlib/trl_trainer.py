@@ -62,6 +62,7 @@ def train_once(
         flat_linears(model),
     ):
         warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # renamed in newer transformers
+        warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)  # of transformers, renamed in torch
         trainer = FoldingTrainer(
             model,
             reward_function(task, examples),

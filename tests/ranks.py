@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch", "boostlib.trl_trainer", "helpers"])
 KILLED = -signal.SIGKILL
@@ -28,7 +30,9 @@ def together(function: Callable, *args, processes: int = 2, patience: float = 12
     with tempfile.TemporaryDirectory() as folder:
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
         team = [
-            SERVER.Process(target=_process, args=(k, processes, address, Path(folder), function, args))
+            SERVER.Process(
+                target=_process, args=(k, processes, {**os.environ, **address}, Path(folder), function, args)
+            )
             for k in range(processes)
         ]
         for one in team:
@@ -43,10 +47,12 @@ def together(function: Callable, *args, processes: int = 2, patience: float = 12
         return [_outcome(Path(folder) / str(k), one.exitcode) for k, one in enumerate(team)]
 
 
-def _process(rank: int, size: int, address: dict[str, str], folder: Path, function: Callable, args: tuple) -> None:
+def _process(rank: int, size: int, environment: dict[str, str], folder: Path, function: Callable, args: tuple) -> None:
     place = {"WORLD_SIZE": size, "RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
-    if size > 1:
-        os.environ.update({key: str(value) for key, value in place.items()} | address)
+    os.environ.update(environment)
+    if size > 1:  # one process is started by no launcher
+        os.environ.update({key: str(value) for key, value in place.items()})
+    torch.set_num_threads(1)
     try:
         outcome = function(*args)
     except Exception as error:

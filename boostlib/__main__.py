@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return arguments.command(arguments) or 0
     except BoostError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error{world.label()}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)

@@ -42,7 +42,7 @@ def finetune(
     cast(W0 + dW): the model is plain again. A finished run is returned as it is, and leaves `model` untouched. Raises
     RunError where run_dir holds another run.
     """
-    world.require_device(model.device)
+    world.require_whole_models(model.device)
     ledger = record_of(run_dir)
     with ledger.locked():
         adapter = f"LoRA r={lora_rank}" if lora_rank else "all weights"

@@ -28,6 +28,9 @@ class GRPO:
     A step takes `prompts` failures and samples `samples` completions of each. A round makes `epochs` passes over its
     failures, at most `max_steps` steps, so steps fall as failures do. Where no group of a round carries an advantage
     the round is tried again with twice the samples, up to `max_samples`, and skipped after that, with the reason.
+
+    Several processes divide a step's completions equally, so a step stays what it is with one; where they cannot, it
+    takes fewer prompts (such as 15 of 16 on 3 processes, 8 samples each). The two batch settings are each process's.
     """
 
     reports_groups: ClassVar[bool] = True  # its Training says which groups had an advantage
@@ -103,7 +106,8 @@ class GRPO:
         """Backward passes over `batches` batches of training on `examples`, sampled anew, and no step.
 
         For whoever listens to gradients (core_gradient.py); the losses are those of `train`, clipping aside. Batches
-        without an advantage bring a gradient of 0, and `signal` says so: there is no second try.
+        without an advantage bring a gradient of 0, and `signal` says so: there is no second try. With several processes
+        the gradient is the mean of what each of them hears.
         """
         from boostlib.trl_trainer import train_once
 

@@ -80,7 +80,7 @@ def open_run(
     Whatever stops a round (Ctrl-C, an error) leaves the model as it was given, so that the same call continues the run.
     Raises RunError where the directory holds a run of another identity, is read-only or in use.
     """
-    world.require_device(model.device)
+    world.require_whole_models(model.device)
     ledger = record_of(run_dir)
     with ledger.locked():
         identity = run_identity(model, task, trainer, config, gate)

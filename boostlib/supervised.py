@@ -114,7 +114,8 @@ class CrossEntropy:
     ) -> Training:
         """Backward passes over `batches` batches of training on `examples`, and no step.
 
-        For whoever listens to gradients (core_gradient.py); the losses are those of `train`, clipping aside.
+        For whoever listens to gradients (core_gradient.py); the losses are those of `train`, clipping aside. With
+        several processes the gradient is the mean of what each of them hears.
         """
         require_kind(model, task)
         data, done = _Set(model, tokenizer, task, examples, self.balance), Training(samples=1)

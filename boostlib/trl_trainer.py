@@ -112,7 +112,7 @@ def sampled(failures: int, prompts: int) -> list[int]:
 def grpo_config(settings, scratch, task, failures: int, samples: int, seed: int, model, rate: float) -> GRPOConfig:
     batch = prompts_a_step(settings, failures, samples) * samples // world.size()  # of each process
     micro = max(d for d in range(1, min(settings.micro_batch, batch) + 1) if batch % d == 0)
-    return GRPOConfig(
+    config = GRPOConfig(
         output_dir=scratch,
         learning_rate=rate,
         lr_scheduler_type="constant",
@@ -140,6 +140,8 @@ def grpo_config(settings, scratch, task, failures: int, samples: int, seed: int,
         disable_tqdm=True,
         remove_unused_columns=False,
     )
+    config.mixed_precision = "no"  # nor any that a launcher's configuration asks for
+    return config
 
 
 class FoldingTrainer(GRPOTrainer):

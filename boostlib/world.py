@@ -47,6 +47,12 @@ def local_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
+def label() -> str:
+    """ " (process K of N)" for messages; empty for a process by itself."""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    return f" (process {os.environ.get('RANK', 0)} of {count})" if count > 1 else ""
+
+
 def share(items: Sequence[T]) -> Sequence[T]:
     """The part of `items` that this process works on."""
     state = _state()
@@ -121,9 +127,15 @@ def require_agreement(what: str, found: Mapping[str, Any]) -> None:
         )
 
 
-def require_device(device: torch.device) -> None:
-    """Raises RunError where the processes were set up for another kind of device than the model's."""
+def require_whole_models(device: torch.device) -> None:
+    """Raises RunError where the launcher splits models over processes, or set them up for another kind of device than
+    the model's."""
     state = _state()
+    if state and any(_flag(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM")):
+        raise RunError(
+            "launched with FSDP, DeepSpeed or Megatron, which split a model's weights; basis and fold need them whole "
+            "in every process: launch with --multi_gpu"
+        )
     if state and state.device.type != device.type:
         raise RunError(
             f"the processes of this run meet on {state.device.type}, but the model is on {device.type}: load it with "
@@ -161,9 +173,8 @@ def _state():
     if count < 2:
         return None
     from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
 
-    cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    cpu = not torch.cuda.is_available() or _flag("ACCELERATE_USE_CPU")
     state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
     if state.num_processes != count:
         raise RunError(
@@ -174,6 +185,12 @@ def _state():
     if not state.is_main_process and log.level != logging.ERROR:
         log.setLevel(logging.ERROR)  # one process speaks
     return state
+
+
+def _flag(name: str) -> bool:
+    from accelerate.utils import parse_flag_from_env
+
+    return parse_flag_from_env(name)
 
 
 def _gather(found: Any) -> list[Any]:

@@ -201,6 +201,12 @@ def test_smaller_micro_batches_give_the_same_step(train):
     torch.testing.assert_close(train(max_steps=1, micro_batch=5)[1].v.detach(), one, rtol=1e-3, atol=1e-4)
 
 
+def test_a_launchers_mixed_precision_changes_nothing(train, monkeypatch):
+    plain = train(max_steps=1)[1].v.detach()
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert torch.equal(train(max_steps=1)[1].v.detach(), plain)
+
+
 def test_steps_fall_with_failures_and_few_failures_still_train(train):
     assert [GRPO(prompts=16, max_steps=8).num_steps(n) for n in (0, 1, 16, 17, 100, 500)] == [0, 1, 1, 2, 7, 8]
     assert GRPO(prompts=16, epochs=0.5).num_steps(64) == 2

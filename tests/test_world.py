@@ -240,6 +240,27 @@ def test_processes_with_other_data_do_not_start(folders, tmp_path):
         assert isinstance(error, RunError) and "disagree on what is run (data)" in str(error)
 
 
+def refused(folder: str) -> list[str]:
+    model, tokenizer = loaded("texts", folder)
+    texts = []
+    for call in (
+        lambda: world.require_whole_models(torch.device("cuda")),
+        lambda: boost(model, tokenizer, ParityTask(), FakeTrainer(), config(1), "never", progress=False),
+    ):
+        try:
+            call()
+        except RunError as error:
+            texts.append(str(error))
+        os.environ["ACCELERATE_USE_FSDP"] = "true"
+    return texts
+
+
+def test_other_devices_and_split_models_are_refused(folders):
+    for device, split in together(refused, folders["texts"]):
+        assert "meet on cpu, but the model is on cuda" in device and 'device="cpu"' in device
+        assert "FSDP" in split and "--multi_gpu" in split
+
+
 def test_errors_of_the_record_are_everybodys(folders, tmp_path):
     with Ledger(tmp_path / "held").locked():
         for error in together(fake_run, folders["texts"], str(tmp_path / "held"), {}):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import ClassVar
 
+from boostlib import world
 from boostlib.sandbox import CodeResult, CodeSandbox, CodeTask, Limits, Status, TaskError
 from boostlib.tasks.base import Example, Score, TextTask
 from boostlib.tasks.source import BLOCK_END, find_code, split_tests
@@ -32,8 +33,9 @@ class Problem(Example):
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramTask(TextTask):
-    """`partial`: reward the share of passed tests. `workers`: checks at once, the usable cores if None. `unsafe`: run
-    candidates without containment where the machine has none (see sandbox), with resource limits alone.
+    """`partial`: reward the share of passed tests. `workers`: checks at once, the usable cores if None (where several
+    processes share a run, each one's part of them). `unsafe`: run candidates without containment where the machine has
+    none (see sandbox), with resource limits alone.
     """
 
     stop: ClassVar[str | None] = BLOCK_END
@@ -106,11 +108,12 @@ class ProgramTask(TextTask):
         return shares
 
     def _box(self) -> CodeSandbox:
-        return _sandbox(os.getpid(), self.workers, self.limits_of_a_check, self.unsafe)
+        workers = self.workers or max(1, len(os.sched_getaffinity(0)) // world.local_size())
+        return _sandbox(os.getpid(), workers, self.limits_of_a_check, self.unsafe)
 
 
 @cache
-def _sandbox(_process: int, workers: int | None, limits: Limits, unsafe: bool) -> CodeSandbox:
+def _sandbox(_process: int, workers: int, limits: Limits, unsafe: bool) -> CodeSandbox:
     """One open sandbox per process and settings: starting takes half a second."""
     box = CodeSandbox(workers=workers, limits=limits, unsafe=unsafe)
     box.__enter__()

@@ -175,7 +175,14 @@ def _state():
     from accelerate import PartialState
 
     cpu = not torch.cuda.is_available() or _flag("ACCELERATE_USE_CPU")
-    state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
+    try:
+        state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
+    except torch.distributed.DistError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise RunError(
+            f"the processes of this run cannot meet at {where}: have all been started, and is the port free? The "
+            f"launchers take another one ({str(error).splitlines()[0]})"
+        ) from error
     if state.num_processes != count:
         raise RunError(
             f"launched as one of {count} processes, but accelerate was set up for {state.num_processes} before: make "

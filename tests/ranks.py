@@ -4,9 +4,11 @@ The processes are forked from one server that has imported everything already, s
 work. What runs in them are functions of a module, called with plain arguments.
 """
 
+import contextlib
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import socket
 import tempfile
@@ -28,7 +30,7 @@ def together(function: Callable, *args, processes: int = 2, patience: float = 12
     Raises where a process neither ends nor dies within `patience` seconds: nothing may hang.
     """
     with tempfile.TemporaryDirectory() as folder:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
         team = [
             SERVER.Process(
                 target=_process, args=(k, processes, {**os.environ, **address}, Path(folder), function, args)
@@ -65,7 +67,10 @@ def _outcome(path: Path, code: int | None) -> Any:
     return pickle.loads(path.read_bytes()) if path.exists() else KILLED
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port() -> int:
+    """One that nothing listens on, outside the range that the system hands out by itself."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

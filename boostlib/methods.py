@@ -83,9 +83,9 @@ def prepare(chosen: Preset, data_dir: str | None = None, run_dir: str | Path | N
     if not isinstance(chosen.trainer, CrossEntropy):
         return *load_model(chosen.model, dtype=chosen.dtype), task
     model, tokenizer = load_classifier(chosen.model, dtype=chosen.dtype)
-    has_head = run_dir is not None and world.on_main((Path(run_dir) / HEAD_FILE).is_file)
-    if has_head:
-        model.set_head(world.on_main(lambda: read_head(run_dir)), run_dir)
+    recorded = run_dir is not None and world.on_main((Path(run_dir) / HEAD_FILE).is_file)
+    if recorded:
+        model.set_head(world.on_main(lambda: read_head(run_dir)), Path(run_dir) / HEAD_FILE)
     else:
         train_head(model, tokenizer, task, chosen.boost.batch_size)
     return model, tokenizer, task

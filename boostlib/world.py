@@ -48,7 +48,7 @@ def local_size() -> int:
 
 
 def label() -> str:
-    """ " (process K of N)" for messages; empty for a process by itself."""
+    """Which process this is, in parentheses, for messages; empty for a process by itself."""
     count = int(os.environ.get("WORLD_SIZE", 1))
     return f" (process {os.environ.get('RANK', 0)} of {count})" if count > 1 else ""
 
@@ -145,10 +145,18 @@ def require_whole_models(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """The block runs in the first process of each machine, then in the others, which find what it left in a cache."""
+    """The block runs in the first process of each machine, then in the others, which find what it left in a cache.
+
+    As accelerate's `local_main_process_first`, but an error in the first does not keep the others from meeting theirs.
+    """
     state = _state()
-    with explain_loss(), state.local_main_process_first() if state else contextlib.nullcontext():
+    if state and not state.is_local_main_process:
+        _wait(state)
+    try:
         yield
+    finally:
+        if state and state.is_local_main_process:
+            _wait(state)
 
 
 @contextlib.contextmanager
@@ -198,6 +206,11 @@ def _flag(name: str) -> bool:
     from accelerate.utils import parse_flag_from_env
 
     return parse_flag_from_env(name)
+
+
+def _wait(state) -> None:
+    with explain_loss():
+        state.wait_for_everyone()
 
 
 def _gather(found: Any) -> list[Any]:

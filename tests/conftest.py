@@ -64,7 +64,7 @@ def tiny_llama() -> Callable[..., LlamaForCausalLM]:
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def lively(tiny_llama):
     """lively(dtype): a tiny model that does not merely repeat its last token."""
 

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import socket
+import sys
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from boostlib import (
     train_head,
     world,
 )
-from boostlib.errors import DataError, LedgerError, RunError, TrainingError
+from boostlib.errors import DataError, LedgerError, ModelError, RunError, TrainingError
 from boostlib.evaluate import Result
 
 
@@ -86,10 +88,14 @@ def test_work_is_spread_and_put_back_in_order_and_errors_are_everybodys(n, proce
     assert [one["quiet"] for one in found] == [False] + [True] * last
 
 
-def test_a_process_by_itself_makes_no_group():
-    found = together(work_together, 3, processes=1)[0]
+def test_a_process_by_itself_makes_no_group(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)  # importing it would fail
+    found = work_together(3)
     assert found["spread"] == [0, 10, 20] and found["mean"] == [1.0, 0.0] and not found["quiet"]
-    assert not found["group"] and found["main"][0]
+    assert not found["group"] and found["main"][0] and world.label() == "" and world.size() == 1
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    assert world.label() == " (process 3 of 4)"
 
 
 def uneven() -> str:
@@ -105,6 +111,18 @@ def uneven() -> str:
 
 def test_a_group_that_accelerate_was_told_nothing_of_is_an_error():
     assert all("launched as one of 2" in text and "before anything is trained" in text for text in together(uneven))
+
+
+def nobody_there(port: int) -> None:
+    os.environ.update(WORLD_SIZE="2", RANK="0", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    world.size()
+
+
+def test_processes_that_cannot_meet_say_where():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (error,) = together(nobody_there, port, processes=1)
+    assert isinstance(error, RunError) and f"cannot meet at 127.0.0.1:{port}" in str(error)
 
 
 # --- evaluation
@@ -259,6 +277,16 @@ def test_other_devices_and_split_models_are_refused(folders):
     for device, split in together(refused, folders["texts"]):
         assert "meet on cpu, but the model is on cuda" in device and 'device="cpu"' in device
         assert "FSDP" in split and "--multi_gpu" in split
+
+
+def too_deep(folder: str, run_dir: str) -> None:
+    model, tokenizer = loaded("texts", folder)
+    boost(model, tokenizer, ParityTask(), FakeTrainer(), config(40), run_dir, progress=False)
+
+
+def test_an_error_of_the_basis_is_everybodys(folders, tmp_path):
+    for error in together(too_deep, folders["texts"], str(tmp_path)):
+        assert isinstance(error, ModelError) and "a basis of rank 80" in str(error)
 
 
 def test_errors_of_the_record_are_everybodys(folders, tmp_path):

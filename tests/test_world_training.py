@@ -23,23 +23,39 @@ HELD_OUT = ("validation", "test")
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("BOOSTLIB_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BOOSTLIB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
-@pytest.fixture
-def texts(tmp_path, lively, tiny_tokenizer) -> str:
-    lively().save_pretrained(tmp_path / "texts")
-    tiny_tokenizer.save_pretrained(tmp_path / "texts")
-    return str(tmp_path / "texts")
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory, lively, tiny_tokenizer) -> str:
+    folder = tmp_path_factory.mktemp("texts")
+    lively().save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
-@pytest.fixture
-def labels(tmp_path, tiny_classifier, tiny_protein_tokenizer) -> str:
-    tiny_classifier().save_pretrained(tmp_path / "labels")
-    tiny_protein_tokenizer.save_pretrained(tmp_path / "labels")
-    return str(tmp_path / "labels")
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory, tiny_classifier, tiny_protein_tokenizer) -> str:
+    folder = tmp_path_factory.mktemp("labels")
+    tiny_classifier().save_pretrained(folder)
+    tiny_protein_tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(labels, tmp_path_factory, own_cache) -> dict:
+    """Three rounds of cross-entropy in one process."""
+    return cross_entropy(labels, str(tmp_path_factory.mktemp("whole") / "run"))
+
+
+@pytest.fixture(scope="module")
+def shared(labels, tmp_path_factory, own_cache) -> list[dict]:
+    """The same in two, undisturbed."""
+    return together(cross_entropy, labels, str(tmp_path_factory.mktemp("shared") / "run"))
 
 
 class Mortal:
@@ -98,16 +114,14 @@ def cross_entropy(folder: str, run_dir: str, rounds: int = 3, dies: int | None =
     return outcome(boost(model, tokenizer, COINS, trainer, settings, run_dir, progress=False))
 
 
-def test_cross_entropy_takes_the_steps_of_one_process(labels, tmp_path):
-    whole = cross_entropy(labels, str(tmp_path / "one"))
-    found = together(cross_entropy, labels, str(tmp_path / "two"))
+def test_cross_entropy_takes_the_steps_of_one_process(whole, shared):
     assert any(row.get("fixed") for row in whole["rows"]) and any(row.get("broken") for row in whole["rows"])
-    for one in found:
+    for one in shared:
         same_numbers(whole, one)
-    assert found[0]["rows"] == found[1]["rows"] and found[0]["print"] == found[1]["print"]
-    assert all(torch.equal(*pair) for pair in zip(found[0]["v"], found[1]["v"], strict=True))
-    assert all(row["losses"] == pytest.approx(other["losses"], abs=1e-4)
-               for row, other in zip(whole["rows"][1:], found[0]["rows"][1:], strict=True))  # fmt: skip
+    assert shared[0]["rows"] == shared[1]["rows"] and shared[0]["print"] == shared[1]["print"]
+    assert all(torch.equal(*pair) for pair in zip(shared[0]["v"], shared[1]["v"], strict=True))
+    for row, other in zip(whole["rows"][1:], shared[0]["rows"][1:], strict=True):
+        assert row["losses"] == pytest.approx(other["losses"], abs=1e-4)
 
 
 def few_rows(folder: str, run_dir: str) -> dict:
@@ -281,8 +295,7 @@ def test_grpo_baselines_end_alike(texts, tmp_path, rank):
 
 
 @pytest.mark.parametrize("dies", [0, 1])
-def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(labels, tmp_path, dies):
-    whole = together(cross_entropy, labels, str(tmp_path / "whole"))[0]
+def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(labels, shared, tmp_path, dies):
     found = together(cross_entropy, labels, str(tmp_path / "cut"), 3, dies, patience=60)
     assert found[dies] == KILLED
     survivor = found[1 - dies]
@@ -290,7 +303,8 @@ def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(labels
     assert "the same command continues" in str(survivor)
     assert len(Ledger(tmp_path / "cut").verify()) == 1
     again = together(cross_entropy, labels, str(tmp_path / "cut"))
-    assert again[0]["rows"] == again[1]["rows"] == whole["rows"] and again[0]["print"] == whole["print"]
+    assert [one["rows"] for one in again] == [one["rows"] for one in shared]
+    assert again[0]["print"] == shared[0]["print"]
     assert len(Ledger(tmp_path / "cut").verify()) == 3
 
 
@@ -303,8 +317,7 @@ def test_grpo_survives_a_killed_process_too(texts, tmp_path):
     assert again[0]["rows"] == again[1]["rows"] and len(again[0]["rows"]) == 3
 
 
-def test_a_run_goes_on_with_another_number_of_processes(labels, tmp_path):
-    whole = cross_entropy(labels, str(tmp_path / "whole"))
+def test_a_run_goes_on_with_another_number_of_processes(labels, whole, tmp_path):
     for first, then in ((2, 1), (1, 2)):
         run_dir = str(tmp_path / f"from {first}")
         together(cross_entropy, labels, run_dir, 1, processes=first)

@@ -274,7 +274,8 @@ class Recorder(TrainerCallback):
 def reward_function(task: TextTask, examples: Sequence[Example]):
     def reward(prompts, completions, index, **_) -> list[float]:
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-        return [score.reward for score in task.score_many(texts, [examples[i] for i in index])]
+        scores = world.agreed(lambda: task.score_many(texts, [examples[i] for i in index]))
+        return [score.reward for score in scores]
 
     return reward
 

@@ -8,8 +8,8 @@ and what only one may do (files) is done by the first, the main process, whose r
 
 A process by itself (no launcher, WORLD_SIZE absent or 1) does all of it on the spot: no group, nothing imported.
 
-What this does not cover: an error that one process alone meets inside training ends that process; the others notice the
-closed connection, or are ended by their launcher.
+What this does not cover: an error that one process alone meets in training, outside of scoring, ends that process; the
+others notice the closed connection, or are ended by their launcher.
 """
 
 import contextlib
@@ -64,17 +64,24 @@ def spread(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> Se
     state = _state()
     if not state:
         return work(items)
-    mine, error = [], None
-    try:
-        mine = list(work(share(items))) if share(items) else []
-    except BoostError as found:
-        error = found
-    parts = _gather((mine, error))
-    _raise_first(error for _, error in parts)
+    mine = agreed(lambda: list(work(share(items))) if share(items) else [])
     results: list[Any] = [None] * len(items)
-    for k, (part, _) in enumerate(parts):
+    for k, part in enumerate(_gather(mine)):
         results[k :: state.num_processes] = part
     return results
+
+
+def agreed(call: Callable[[], R]) -> R:
+    """`call()` in every process, of its own things; a BoostError of one is raised in all."""
+    if not _state():
+        return call()
+    result, error = None, None
+    try:
+        result = call()
+    except BoostError as found:
+        error = found
+    _raise_first(_gather(error))
+    return result
 
 
 def on_main(call: Callable[[], R]) -> R:

@@ -13,10 +13,10 @@ from ranks import KILLED, together
 from torch.nn.parallel import DistributedDataParallel
 
 from boostlib import GRPO, CrossEntropy, Ledger, boost, load_classifier, load_model, world
-from boostlib.errors import RunError, TrainingError
+from boostlib.errors import DataError, RunError, TrainingError
 from boostlib.finetune import finetune
 from boostlib.tasks.base import Score
-from boostlib.trl_trainer import FoldingTrainer, prompts_a_step, sampled
+from boostlib.trl_trainer import FoldingTrainer, prompts_a_step, reward_function, sampled
 
 COINS, TEXTS = CoinTask(train=24, validation=10, test=7), ParityTask(train=20)
 HELD_OUT = ("validation", "test")
@@ -239,6 +239,24 @@ def test_a_retry_with_more_samples_leaves_no_wrapper_behind(texts, tmp_path):
         row = one["rows"][1]
         assert row["skipped"].startswith("no group of 12 failures had an advantage, 8 samples") and row["steps"] == 3
         assert one["wrappers"] == 0 and not one["forward"] and not one["v"][0].any()
+
+
+class Unscorable(ParityTask):
+    """Process 1 cannot score."""
+
+    def score(self, completion, example) -> Score:
+        if os.environ["RANK"] == "1":
+            raise DataError("the tests of this problem do not run")
+        return super().score(completion, example)
+
+
+def rewarded() -> list[float]:
+    task = Unscorable()
+    return reward_function(task, task.split("train"))(prompts=None, completions=["a"], index=[0])
+
+
+def test_an_error_in_scoring_is_everybodys():
+    assert [str(error) for error in together(rewarded)] == ["the tests of this problem do not run"] * 2
 
 
 def test_a_step_takes_what_the_processes_can_share(monkeypatch):

@@ -24,7 +24,7 @@ SERVER.set_forkserver_preload(["torch", "boostlib.trl_trainer", "helpers"])
 KILLED = -signal.SIGKILL
 
 
-def together(function: Callable, *args, processes: int = 2, patience: float = 120.0) -> list[Any]:
+def together(function: Callable, *args, processes: int = 2, patience: float = 300.0) -> list[Any]:
     """What `function(*args)` gave in each process: its result, the exception it raised, or KILLED.
 
     Raises where a process neither ends nor dies within `patience` seconds: nothing may hang.

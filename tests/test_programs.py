@@ -19,7 +19,7 @@ from boostlib.pass_at_k import pass_at_k, sample_correct
 from boostlib.presets import SECTIONS, preset
 from boostlib.sandbox import CodeTask, Status, TaskError
 from boostlib.stop import cut_at
-from boostlib.tasks import load_task, mbpp
+from boostlib.tasks import load_task, mbpp, programs
 from boostlib.tasks.programs import Problem
 from boostlib.tasks.python_basics import FUNCTIONS, PythonBasics, functions
 from boostlib.tasks.rows import load_rows
@@ -37,6 +37,16 @@ def problem(tests="assert double(2) == 4\nassert double(0) == 0", reference=DOUB
 @pytest.fixture(scope="module")
 def basics():
     return load_task("python_basics", workers=1)
+
+
+@pytest.mark.parametrize(
+    ("workers", "processes", "checks"), [(None, None, 8), (None, "3", 2), (None, "9", 1), (5, "3", 5)]
+)
+def test_processes_of_one_machine_divide_its_cores(monkeypatch, workers, processes, checks):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(programs, "_sandbox", lambda pid, workers, *rest: workers)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes) if processes else monkeypatch.delenv("LOCAL_WORLD_SIZE", False)
+    assert load_task("python_basics", workers=workers)._box() == checks
 
 
 # --- finding the code

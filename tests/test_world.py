@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from boostlib import (
 )
 from boostlib.errors import DataError, LedgerError, ModelError, RunError, TrainingError
 from boostlib.evaluate import Result
+from boostlib.rounds import Base
+from boostlib.shared_ledger import record_of
 
 
 @pytest.fixture(autouse=True)
@@ -240,8 +243,28 @@ def test_processes_that_disagree_record_nothing(folders, tmp_path):
     assert Ledger(tmp_path).verify() == [] and Ledger(tmp_path).load_v(0) is None
 
 
+def other_weights(run_dir: str) -> tuple[str, Base]:
+    rank = os.environ["RANK"]
+    ledger = record_of(run_dir)
+    with ledger.locked():
+        row = Base(["a"], 0.5, 0.5, {}, weights_fingerprint=rank, seconds=float(rank))
+        try:
+            ledger.append(row)
+        except RunError as error:
+            text = str(error)
+        ledger.append(replace(row, weights_fingerprint="the same"))
+    return text, ledger.base
+
+
+def test_a_row_is_recorded_only_where_all_have_it_and_with_the_first_ones_times(tmp_path):
+    for text, base in together(other_weights, str(tmp_path)):
+        assert "disagree on the untrained model (weights_fingerprint)" in text
+        assert base.weights_fingerprint == "the same" and base.seconds == 0.0
+    assert len(Ledger(tmp_path).path.read_bytes().splitlines()) == 1
+
+
 def test_an_error_of_one_process_leaves_nobody_waiting(folders, tmp_path):
-    other, own = together(uneven_run, folders["texts"], str(tmp_path), True, patience=60)
+    other, own = together(uneven_run, folders["texts"], str(tmp_path), True)
     assert isinstance(own, TrainingError) and "process 1 alone" in str(own)
     assert isinstance(other, RunError) and "another process of this run has ended" in str(other)
     assert "the same command continues" in str(other)

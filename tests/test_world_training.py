@@ -314,7 +314,7 @@ def test_grpo_baselines_end_alike(texts, tmp_path, rank):
 
 @pytest.mark.parametrize("dies", [0, 1])
 def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(labels, shared, tmp_path, dies):
-    found = together(cross_entropy, labels, str(tmp_path / "cut"), 3, dies, patience=60)
+    found = together(cross_entropy, labels, str(tmp_path / "cut"), 3, dies)
     assert found[dies] == KILLED
     survivor = found[1 - dies]
     assert isinstance(survivor, RunError) and "another process of this run has ended" in str(survivor)
@@ -328,7 +328,7 @@ def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(labels
 
 def test_grpo_survives_a_killed_process_too(texts, tmp_path):
     arguments = texts, str(tmp_path / "run"), None, {"prompts": 4}
-    survivor, gone = together(grpo, *arguments, 2, 1, patience=60)
+    survivor, gone = together(grpo, *arguments, 2, 1)
     assert gone == KILLED and isinstance(survivor, RunError) and "another process" in str(survivor)
     assert len(Ledger(tmp_path / "run").verify()) == 1
     again = together(grpo, *arguments)

@@ -52,7 +52,7 @@ def export_merged(
     """
     ledger = open_record(run_dir)
     with new_directory(Path(out_dir)) as folder:
-        model, tokenizer = _model_and_tokenizer(ledger, model, tokenizer)
+        model, tokenizer = model_and_tokenizer(ledger, model, tokenizer)
         done = replay_run(ledger, round, model)
         _save_model(done.model, folder)
         tokenizer.save_pretrained(folder)
@@ -125,7 +125,8 @@ def verify_weights(ledger: Ledger, model: nn.Module | None = None) -> pd.DataFra
     return pd.DataFrame([(name, words[same]) for name, same in found], columns=["round", "weights"]).set_index("round")
 
 
-def _model_and_tokenizer(ledger: Ledger, model: nn.Module | None, tokenizer):
+def model_and_tokenizer(ledger: Ledger, model: nn.Module | None, tokenizer):
+    """Both as given, the missing ones loaded by the run's recorded name."""
     if model is None:
         loaded, found = load_recorded(ledger)
         return loaded, tokenizer or found

@@ -52,7 +52,8 @@ def test_every_subject_measures_and_writes_what_it_found(subject, setup, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("subject", "count"), [("decode", "tokens"), ("rollout", "tokens"), ("grpo", "completions"), ("round", "steps")]
+    ("subject", "count"),
+    [("decode", "tokens"), ("rollout", "tokens"), ("grpo", "completions"), ("round", "steps"), ("memory", "tokens")],
 )
 def test_both_sides_do_the_same_work(subject, count, setup):
     for one in measure(subject, setup):

@@ -36,7 +36,7 @@ LAYERS = """
     report greedy_report growth dynamics peers
     theory gibbs isolation measured fresh
     plot_style plots plots_protein plots_rank plots_dynamics plots_theory plots_greedy figures_theory figures
-    class_report card lora export html_report
+    class_report card lora export audit html_report
     shapes memory fit
     bench
     reproduce doctor

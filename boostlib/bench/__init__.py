@@ -20,6 +20,7 @@ from boostlib.bench.fold import bench_fold
 from boostlib.bench.grpo import bench_grpo
 from boostlib.bench.large import large_setup
 from boostlib.bench.measure import Measurement, print_measurement, print_summary, write
+from boostlib.bench.memory import bench_memory
 from boostlib.bench.merge import bench_merge
 from boostlib.bench.probe import bench_probe
 from boostlib.bench.round import bench_round
@@ -41,6 +42,7 @@ SUBJECTS: Mapping[str, Callable[[Setup], list[Measurement]]] = {
     "grpo": bench_grpo,
     "round": bench_round,
     "probe": bench_probe,
+    "memory": bench_memory,
     "rollout": bench_rollout,
     "export": bench_export,
     "sandbox": bench_sandbox,

@@ -61,10 +61,11 @@ def _boost(args) -> None:
     if args.drafts and (args.method not in STRATEGIES or args.section in ("protein", "binding")):
         raise BoostError("--drafts saves decoding between rounds: it needs a method with rounds, and math or code")
     loop = {**_given(args, "rounds", "shrinkage", "w0_device", "drafts"), **_incremental(args), **_resting(args)}
+    rollouts, evaluations = _vllm(args)
     chosen = replace(
         chosen,
-        boost=replace(chosen.boost, adapter=adapter, greedy=greedy, **loop),
-        trainer=replace(chosen.trainer, **_given(args, "learning_rate", "max_steps")),
+        boost=replace(chosen.boost, adapter=adapter, greedy=greedy, **loop, **evaluations),
+        trainer=replace(chosen.trainer, **_given(args, "learning_rate", "max_steps"), **rollouts),
     )
     run_dir = args.run_dir or f"runs/{chosen.task}-{args.preset}-{args.method}{args.numbers or ''}-seed{args.seed}"
     ledger = run_method(
@@ -101,6 +102,18 @@ def _resting(args) -> dict:
     if given and args.method not in STRATEGIES:
         raise BoostError(f"--rest-after is about rounds after the first, and --method {args.method} has only one")
     return {"resting": Resting(**given)} if given else {}
+
+
+def _vllm(args) -> tuple[dict, dict]:
+    """The settings of `GRPO` and of `BoostConfig`; {} where the option is not given."""
+    from boostlib.vllm_engine import VLLM
+
+    if args.vllm is None:
+        return {}, {}
+    if args.section in ("protein", "binding"):
+        raise BoostError(f"--vllm completes texts, and --section {args.section} has none: math or code")
+    where = VLLM(server=args.vllm or None)
+    return {"use_vllm": True, "vllm": where}, {"vllm": where}
 
 
 def _report(args) -> None:
@@ -295,6 +308,13 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(f"--{name}", type=kind)
     sub.add_argument("--shrinkage", type=float, help="what a trained adapter is multiplied by before merging")
     sub.add_argument("--w0-device", choices=("cpu", "cuda"), help="where the copy of W0 is kept (with the model)")
+    sub.add_argument(
+        "--vllm",
+        nargs="?",
+        const="",
+        metavar="URL",
+        help="sample and evaluate with vLLM, in this process or on a server, see vllm_engine.py",
+    )
     sub.add_argument(
         "--drafts",
         action="store_const",

@@ -383,15 +383,17 @@ def test_the_option_is_part_of_the_identity_and_absent_where_it_is_off(start):
 
 
 def test_recorded_runs_stay_the_runs_they_are(kit):
-    """A call without the option asks for the very identity that they recorded, and all of their rounds are whole."""
+    """A call without the option asks for the very identity that they recorded, and all rounds of runs without it are
+    whole."""
     build, _, task = kit
     today = run_identity(build(), task, FakeTrainer(), BoostConfig())
     assert len(COMMITTED) > 10
     for path in COMMITTED:
         ledger = Ledger(path.parent)
-        chosen = {"greedy", "shrinkage"}  # recorded where they were used
+        chosen = {"greedy", "shrinkage", "drafts", "incremental"}  # recorded where they were used
         assert set(today) == set(ledger.header["identity"]) - chosen, path
-        assert all(row.whole and "incremental" not in row.extra for row in ledger.rounds)
+        used = "incremental" in ledger.header["identity"]
+        assert all(("incremental" in row.extra) == used and (row.whole or used) for row in ledger.rounds)
 
 
 def test_no_preset_turns_it_on():

@@ -13,6 +13,7 @@ from helpers import CoinTask, FakeTrainer, ParityTask, config, rows
 
 import boostlib.trl_trainer
 from boostlib import GRPO, VLLM, BoostConfig, BoostError, Incremental, SVDBasis, TinyLoRA, boost, evaluate, load_model
+from boostlib.__main__ import main
 from boostlib.adapter import AdapterConfig
 from boostlib.errors import ModelError, TrainingError
 from boostlib.identity import run_identity
@@ -21,7 +22,7 @@ from boostlib.presets import CODE, MATH
 from boostlib.stable import fingerprint_tensors
 from boostlib.trl_trainer import FoldingTrainer
 from boostlib.update import LowRankUpdate, Weights
-from boostlib.vllm_engine import LAUNCH
+from boostlib.vllm_engine import INSTALL, LAUNCH
 
 FAST = dict(prompts=3, samples=4, max_steps=2, learning_rate=0.05)
 SERVER = VLLM(server="http://localhost:8000")
@@ -355,3 +356,23 @@ def test_a_server_evaluates_for_one_process(load, fake, monkeypatch):
     monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
     with pytest.raises(BoostError, match="localhost:8000.*there are 2"):
         evaluate(*load(), ParityTask(), progress=False, vllm=SERVER)
+
+
+@pytest.mark.parametrize(
+    ("given", "server"), [(["--vllm"], None), (["--vllm", "http://gpu2:8000"], "http://gpu2:8000")]
+)
+def test_the_command_line_samples_and_evaluates_with_it(fake, monkeypatch, given, server):
+    asked = []
+
+    def run(chosen, *_, **__):
+        asked.append(chosen)
+        raise BoostError("enough")
+
+    monkeypatch.setattr("boostlib.methods.run_method", run)
+    assert main(["boost", "--preset", "smoke", *given]) == 1
+    assert asked[0].trainer.use_vllm and asked[0].trainer.vllm == asked[0].boost.vllm == VLLM(server=server)
+
+
+def test_the_command_line_says_what_is_missing_and_what_has_no_texts(capsys):
+    assert main(["boost", "--preset", "smoke", "--vllm"]) == 1 and INSTALL in capsys.readouterr().err
+    assert main(["boost", "--section", "protein", "--vllm"]) == 1 and "math or code" in capsys.readouterr().err

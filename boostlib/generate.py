@@ -67,6 +67,7 @@ def generate(
         repetition_penalty=1.0,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=_end_tokens(model, tokenizer) if stop_at_end else [-1],
+        return_dict_in_generate=True,
     )
     completions: list[list[list[int]]] = [[] for _ in prompt_ids]
     order = sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i]))
@@ -197,7 +198,6 @@ def _completed(model, tokenizer, ids: Tensor, mask: Tensor, cache, config, stop:
             past_key_values=cache,
             generation_config=config,
             stopping_criteria=[looks] if looks else None,
-            return_dict_in_generate=True,
         )
         left -= config.max_new_tokens
         ids, cache, grown = out.sequences, out.past_key_values, out.sequences.shape[1] - mask.shape[1]

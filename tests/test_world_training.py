@@ -168,7 +168,7 @@ def grpo(folder: str, run_dir: str, recorded: str | None, settings: dict, rounds
 
     model, tokenizer = load_model(folder, dtype="float32", device="cpu")
     trainer = GRPO(**{**FAST, **settings})
-    trainer = trainer if dies is None else Mortal(trainer, dies)
+    trainer = trainer if dies is None else Mortal(trainer, dies, index=0, step=1)
     plain = boostlib.trl_trainer.FoldingTrainer
     if recorded:
         Replayed.path, boostlib.trl_trainer.FoldingTrainer = Path(recorded), Replayed
@@ -228,7 +228,7 @@ class Hopeless(ParityTask):
 
 def retried(folder: str, run_dir: str) -> dict:
     model, tokenizer = load_model(folder, dtype="float32", device="cpu")
-    trainer = GRPO(**{**FAST, "samples": 2, "max_samples": 8, "max_steps": 1})
+    trainer = GRPO(**{**FAST, "samples": 2, "max_samples": 4, "max_steps": 1})
     run = boost(model, tokenizer, Hopeless(), trainer, config(1), run_dir, progress=False)
     wrappers = [one for one in gc.get_objects() if isinstance(one, DistributedDataParallel)]
     return outcome(run) | {"wrappers": len(wrappers), "forward": "forward" in vars(model)}
@@ -237,7 +237,7 @@ def retried(folder: str, run_dir: str) -> dict:
 def test_a_retry_with_more_samples_leaves_no_wrapper_behind(texts, tmp_path):
     for one in together(retried, texts, str(tmp_path / "run")):
         row = one["rows"][1]
-        assert row["skipped"].startswith("no group of 12 failures had an advantage, 8 samples") and row["steps"] == 3
+        assert row["skipped"].startswith("no group of 12 failures had an advantage, 4 samples") and row["steps"] == 2
         assert one["wrappers"] == 0 and not one["forward"] and not one["v"][0].any()
 
 
@@ -301,6 +301,7 @@ def grpo_baseline(folder: str, run_dir: str, rank: int | None) -> dict:
     return {"rows": rows(ledger)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [None, 1], ids=["all weights", "LoRA"])
 def test_grpo_baselines_end_alike(texts, tmp_path, rank):
     found = together(grpo_baseline, texts, str(tmp_path / "two"), rank)
@@ -328,11 +329,11 @@ def test_when_one_process_is_killed_the_other_says_so_and_the_run_goes_on(labels
 
 def test_grpo_survives_a_killed_process_too(texts, tmp_path):
     arguments = texts, str(tmp_path / "run"), None, {"prompts": 4}
-    survivor, gone = together(grpo, *arguments, 2, 1)
+    survivor, gone = together(grpo, *arguments, 1, 1)
     assert gone == KILLED and isinstance(survivor, RunError) and "another process" in str(survivor)
-    assert len(Ledger(tmp_path / "run").verify()) == 1
-    again = together(grpo, *arguments)
-    assert again[0]["rows"] == again[1]["rows"] and len(again[0]["rows"]) == 3
+    assert Ledger(tmp_path / "run").base and not Ledger(tmp_path / "run").verify()
+    again = together(grpo, *arguments, 1)
+    assert again[0]["rows"] == again[1]["rows"] and len(again[0]["rows"]) == 2
 
 
 def test_a_run_goes_on_with_another_number_of_processes(labels, whole, tmp_path):

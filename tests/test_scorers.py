@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
 import threading
+from dataclasses import replace
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -498,3 +501,14 @@ def test_a_number_is_right_exactly_when_it_is_the_gold_one(gold, other):
         assert score("math500", rf"\boxed{{{number}}}", str(gold)) == Score(same, same)
         assert score("arithmetic", f" {number}\n", str(gold)) == Score(same, same)
         assert score("word_problems", f" {number}\n\nQ:", str(gold)) == Score(same, same)
+
+
+def test_what_word_problems_cut_off_no_score_depends_on():
+    task, stop = load_task("word_problems"), re.compile(load_task("word_problems").stop)
+    example = replace(task.split("test")[0], answer="12")
+    ends = 0
+    for text in map("".join, product(["12", " ", "\n", "7 + 5 =", "Q:", "a"], repeat=5)):
+        cut = next((text[:n] for n in range(len(text) + 1) if stop.search(text[:n])), text)
+        assert task.score(cut, example) == task.score(text, example), text
+        ends += cut != text
+    assert ends > 1000

@@ -122,6 +122,7 @@ class WordProblems(GeneratedTask):
     """Its settings are those of `GeneratedTask`. Raises BoostError for sizes that the templates cannot fill."""
 
     name: ClassVar[str] = "word_problems"
+    stop: ClassVar[str | None] = r"\S\s*\n\s*\n|\bQ:"  # where `first_answer` ends: nothing after it is read
     max_new_tokens: int = 8
 
     def load_split(self, name: str) -> list[Example]:

@@ -3,7 +3,8 @@
     recall = failures of the full pass that the record knew / failures of the full pass        (training split)
     saved  = tokens of full passes / tokens that the run's own evaluations decoded             (all splits)
 
-For runs with `drafts` or `incremental`; of any other run it shows whether its evaluations can be repeated.
+For runs with `drafts` or `incremental`; of any other run it shows whether its evaluations can be repeated. A round that
+learned nothing evaluated nothing. What a gate rejected is not counted: its weights are not rebuilt.
 """
 
 from pathlib import Path
@@ -55,13 +56,13 @@ def _line(run: Run, tokenizer, task: Task, row: Round, batch_size: int) -> dict:
     def answers(split: str, examples=None) -> Result:
         return evaluate(run.model, tokenizer, task, split, batch_size, examples, progress=False)
 
-    seen, rest = _parts(task, row)
-    train = [answers("train", part) for part in (seen, rest) if part]
+    seen, rest = (answers("train", part) if part else None for part in _parts(task, row))
+    train = [result for result in (seen, rest) if result]
     others = {split: answers(split) for split in row.metrics}
     wrong = {id for result in train for id in result.failures}
     known = set(run.ledger.failures_after(row.index + 1))
     tokens = sum(result.tokens for result in (*train, *others.values()))
-    own = tokens - (train[1].tokens if seen and rest else 0)
+    own = 0 if row.skipped else tokens - (rest.tokens if rest else 0)
     return {
         "round": row.index,
         "failures": len(wrong),

@@ -23,7 +23,7 @@ from boostlib.features import logits
 from boostlib.generate import encode, generate
 from boostlib.sequences import encode_examples
 from boostlib.tasks.base import Example, LabelTask, Task, TextTask
-from boostlib.vllm_engine import VLLM, answer
+from boostlib.vllm_engine import VLLM, answer, ready
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ def evaluate(
     require_kind(model, task)
     if vllm and isinstance(model, SequenceClassifier):
         raise ModelError(f"evaluate(vllm={vllm}): vLLM completes texts, and a classifier writes none: leave it out")
+    if vllm:
+        ready(vllm, model, tokenizer)
     start = time.perf_counter()
     hidden = not (progress and world.is_main())
     with tqdm(

@@ -41,7 +41,9 @@ def features(
     keep: write what was computed to the cache. A cache that cannot be written costs time, not the run.
     """
     folder = cache_dir() / "features"
-    tokens = fingerprint_json([[one.ids for one in encoded], batch_size])[:24]  # a batch's shape moves the last bits
+    parts = [world.size()] if world.size() > 1 else []
+    shapes = [[one.ids for one in encoded], batch_size, *parts]  # a batch's shape moves the last bits
+    tokens = fingerprint_json(shapes)[:24]
     known = keep or any(folder.glob(f"{tokens}-*"))
     path = folder / f"{tokens}-{encoder_fingerprint(model)[:24]}.safetensors" if known else None
     found = _read(path, len(encoded)) if path else None
@@ -50,11 +52,11 @@ def features(
             on_batch(len(world.share(encoded)))
         return found
 
-    def read(part: Sequence[Encoded]) -> Tensor:
-        return run_batches(model, tokenizer, part, model.features, batch_size, on_batch)
+    def read(part: Sequence[Encoded]) -> list[Tensor]:
+        rows = run_batches(model, tokenizer, part, model.features, batch_size, on_batch)
+        return [row.clone() for row in rows]  # a view would be sent with all that it is a view of
 
-    found = world.spread(encoded, read)
-    found = found if isinstance(found, Tensor) else torch.stack(found)
+    found = torch.stack(world.spread(encoded, read))
     if keep and world.is_main():
         _write(path, found)
     return found

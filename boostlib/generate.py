@@ -188,9 +188,10 @@ def _decode(model, tokenizer, batch: _Batch, config, stop: str | None) -> list[l
 def _completed(model, tokenizer, ids: Tensor, mask: Tensor, cache, config, stop: str | None) -> list[list[int]]:
     """The new ids of every row of `ids` (B, L)."""
     start, left, config = ids.shape[1], config.max_new_tokens, copy.copy(config)
+    stay = config.do_sample or model.generation_config.cache_implementation  # such a cache cannot be taken up again
     ends, rows, found = torch.tensor(config.eos_token_id, device=ids.device), range(len(ids)), {}
     while rows:
-        config.max_new_tokens = left if config.do_sample else min(LEAVE, left)
+        config.max_new_tokens = left if stay else min(LEAVE, left)
         looks = StopAt(tokenizer, stop, start) if stop else None
         out = model.generate(
             input_ids=ids,

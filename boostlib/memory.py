@@ -2,7 +2,7 @@
 
     peak of a phase = sum of the parts that are alive in it;  peak of a run = the largest phase
 
-    load       weights, the fp64 SVD of the widest weight
+    load       weights, the fp64 SVD of the widest weight, on a CPU of as many as there are threads, at most 8
     rollout    weights, W0, folded copies of the adapted weights (a CPU keeps them), key-value cache, one step
     train      weights, W0, activations of one micro-batch (all layers, or their inputs and one layer), the loss
     merge      weights, W0, one weight in fp32
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
+from boostlib.basis import TOGETHER
 from boostlib.grpo import GRPO
 from boostlib.models import chosen_dtype, default_device
 from boostlib.presets import Preset
@@ -166,10 +167,11 @@ class _Run:
         merged = s.sides * boost.adapter.rank * boost.rounds * 4
         own = 4 * (s.sides * boost.adapter.rank + len(s.targets) * boost.adapter.u * boost.adapter.rank**2)
         short = max(min(shape) for shape in s.targets)
+        at_once = min(torch.get_num_threads(), TOGETHER) if self.device.type == "cpu" else 1
         folded = later if self.device.type == "cpu" else later[:1]
         w0 = "device" if boost.w0_device is None or boost.w0_device == self.device.type else "host"
         return [
-            Part("SVD of the widest weight, fp64", 8 * (s.widest + 4 * short**2), "device", ("load",)),
+            Part("SVD of the widest weights, fp64", at_once * 8 * (s.widest + 4 * short**2), "device", ("load",)),
             Part("W0 of the adapted weights", s.target_numbers * self.e, w0, later),
             Part(f"basis, {held} directions, fp32", s.sides * held * 4, "host", self.phases),
             Part("update of all rounds, twice", 2 * merged, "host", later[:3]),

@@ -18,7 +18,7 @@ from boostlib.ledger import Ledger
 from boostlib.rounds import Base, Round
 from boostlib.stable import fingerprint_tensors
 
-LOCAL = ("seconds", "extra")  # of a row: what may differ from process to process
+LOCAL = ("seconds",)  # of a row: what may differ from process to process
 
 
 def record_of(run_dir: str | Path) -> Ledger:

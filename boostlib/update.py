@@ -101,7 +101,8 @@ class Weights:
         kept, self._kept = self._kept, {}  # a `holding` inside this one gets tensors of its own
         try:
             for name, module in self.modules.items():
-                kept[name] = module.weight.data = self.value(name, update, kept.get(name))
+                out = kept.get(name)
+                kept[name] = module.weight.data = self.value(name, update, out if _fits(out, module.weight) else None)
             yield
         finally:
             for name, module in self.modules.items():
@@ -127,3 +128,8 @@ class Weights:
             module.weight.copy_(new)
         self.update = total
         return kept / size if size else 1.0
+
+
+def _fits(kept: Tensor | None, weight: Tensor) -> bool:
+    """Whether `kept` can be written over in the place of `weight`, whose model may have been moved or cast since."""
+    return kept is not None and (kept.dtype, kept.device) == (weight.dtype, weight.device) and not kept.is_inference()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from boostlib import world
 from boostlib.errors import BoostError, ModelError
 from boostlib.models import weights_source
 from boostlib.stop import cut_at
@@ -59,11 +60,14 @@ def require_vllm(setting: str) -> None:
 
 
 def engine(where: VLLM, model: nn.Module, tokenizer) -> "VLLMGeneration":
-    """The engine for models of this name and dtype, made at the first call. Raises BoostError where it cannot be."""
+    """The engine for models of this name and dtype, made at the first call, with the memory asked for there.
+
+    Several processes call it together. Raises BoostError where it cannot be.
+    """
     require_vllm(f"{where}")
     if not model.name_or_path:
         raise ModelError(f"{where}: vLLM reads a model by its name, and this one has none: load it with load_model")
-    key = (where, model.name_or_path, model.dtype)
+    key = (where.server, model.name_or_path, model.dtype)
     if key not in _ENGINES:
         _ENGINES[key] = _start(where, model, tokenizer)
     return _ENGINES[key]
@@ -99,11 +103,15 @@ def answer(
     where: VLLM, model: nn.Module, tokenizer, prompt_ids: Sequence[list[int]], max_new_tokens: int, stop: str | None
 ) -> list[list[int]]:
     """The greedy completion of every prompt, as token ids up to and with the end token."""
-    found = engine(where, model, tokenizer)
-    if where.server and found.accelerator.num_processes > 1:  # TRL's client takes as many prompts from each
-        count = found.accelerator.num_processes
+    return complete(engine(where, model, tokenizer), model, tokenizer, prompt_ids, max_new_tokens, stop=stop)[0]
+
+
+def ready(where: VLLM, model: nn.Module, tokenizer) -> None:
+    """Make the engine before evaluation is shared out. Raises BoostError for a server and several processes."""
+    if where.server and world.size() > 1:  # TRL's client takes as many prompts from each
+        count = world.size()
         raise BoostError(f"{where}: a server evaluates for one process, and there are {count}; use VLLM(), one in each")
-    return complete(found, model, tokenizer, prompt_ids, max_new_tokens, stop=stop)[0]
+    engine(where, model, tokenizer)
 
 
 @contextmanager

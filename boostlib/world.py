@@ -126,7 +126,8 @@ def largest(count: int) -> int:
 def require_agreement(what: str, found: Mapping[str, Any]) -> None:
     """Raises RunError in every process, naming the entries, where `found` is not the same in all of them."""
     everyone = _gather(found)
-    different = [key for key in found if any(other[key] != everyone[0][key] for other in everyone)]
+    keys = dict.fromkeys(key for one in everyone for key in one)
+    different = [key for key in keys if any(one.get(key) != everyone[0].get(key) for one in everyone)]
     if different:
         raise RunError(
             f"the {len(everyone)} processes of this run disagree on {what} ({', '.join(different)}): they need the "
@@ -138,10 +139,12 @@ def require_whole_models(device: torch.device) -> None:
     """Raises RunError where the launcher splits models over processes, or set them up for another kind of device than
     the model's."""
     state = _state()
-    if state and any(_flag(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM")):
+    if state and any(
+        _flag(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
+    ):
         raise RunError(
-            "launched with FSDP, DeepSpeed or Megatron, which split a model's weights; basis and fold need them whole "
-            "in every process: launch with --multi_gpu"
+            "launched with FSDP, DeepSpeed, Megatron or tensor parallelism, which split a model's weights; basis and "
+            "fold need them whole in every process: launch with --multi_gpu"
         )
     if state and state.device.type != device.type:
         raise RunError(

@@ -12,10 +12,12 @@ ROUNDS = 4
 
 @pytest.fixture
 def record(lively, tiny_tokenizer, tmp_path):
-    def run(**settings):
-        task = ParityTask(train=24, test=6)
-        boost(lively(), tiny_tokenizer, task, FakeTrainer(), config(rounds=ROUNDS, **settings), tmp_path / "run", False)
-        return tmp_path / "run", task
+    def run(trainer=None, **settings):
+        task, folder = ParityTask(train=24, test=6), tmp_path / "run"
+        boost(
+            lively(), tiny_tokenizer, task, trainer or FakeTrainer(), config(rounds=ROUNDS, **settings), folder, False
+        )
+        return folder, task
 
     return run
 
@@ -55,6 +57,13 @@ def test_what_incremental_evaluation_missed_lowers_its_recall(record, lively, ti
     assert saving(lines)["recall"] == pytest.approx(1 - missed / lines["failures"].sum())
     assert lines["tokens, run"][0] < lines["tokens, full"][0]
     assert lines["tokens, run"][ROUNDS - 1] == lines["tokens, full"][ROUNDS - 1] and lines["recall"][ROUNDS - 1] == 1
+
+
+@pytest.mark.parametrize("incremental", [None, Incremental(sample=1, every=ROUNDS)])
+def test_a_round_that_learned_nothing_decoded_nothing(record, lively, tiny_tokenizer, incremental):
+    trainer = FakeTrainer(skip=(1,))
+    _, _, lines = lines_of(record, lively, tiny_tokenizer, trainer=trainer, incremental=incremental)
+    assert lines["tokens, run"][1] == 0 < lines["tokens, full"][1]
 
 
 def test_the_command_line_needs_the_runs_task(record, capsys):

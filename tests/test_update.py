@@ -169,3 +169,15 @@ def test_tensors_of_a_fold_are_used_again_but_never_by_a_fold_inside_it(dtype):
         assert torch.equal(model.one.weight, fresh[9])
         assert torch.equal(model.two.weight, weights.w0["two"])
     assert torch.equal(model.one.weight, weights.w0["one"])
+
+
+def test_a_fold_after_the_model_was_cast_starts_afresh():
+    model = Pair(torch.bfloat16)
+    weights = Weights(model, ["one", "two"])
+    with weights.holding(update(0)):
+        pass
+    model.float()
+    with weights.holding(update(0)):
+        assert model.one.weight.dtype == torch.float32
+        exact = weights.w0["one"].double() + dense(update(0))["one"]
+        torch.testing.assert_close(model.one.weight.double(), exact, rtol=0, atol=1e-6)

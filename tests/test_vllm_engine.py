@@ -353,7 +353,7 @@ def test_a_model_without_a_name_a_classifier_and_drafts_are_refused(
 
 
 def test_a_server_evaluates_for_one_process(load, fake, monkeypatch):
-    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    monkeypatch.setattr("boostlib.world.size", lambda: 2)
     with pytest.raises(BoostError, match="localhost:8000.*there are 2"):
         evaluate(*load(), ParityTask(), progress=False, vllm=SERVER)
 

@@ -281,6 +281,17 @@ def test_processes_with_other_data_do_not_start(folders, tmp_path):
         assert isinstance(error, RunError) and "disagree on what is run (data)" in str(error)
 
 
+def other_settings(folder: str, run_dir: str) -> None:
+    model, tokenizer = loaded("texts", folder)
+    options = {"drafts": True} if os.environ["RANK"] == "1" else {}
+    boost(model, tokenizer, ParityTask(), FakeTrainer(), config(1, **options), run_dir, progress=False)
+
+
+def test_processes_with_other_settings_do_not_start(folders, tmp_path):
+    for error in together(other_settings, folders["texts"], str(tmp_path)):
+        assert isinstance(error, RunError) and "disagree on what is run (drafts)" in str(error)
+
+
 def refused(folder: str) -> list[str]:
     model, tokenizer = loaded("texts", folder)
     texts = []

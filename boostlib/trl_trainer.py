@@ -83,6 +83,8 @@ def train_once(
             raise TrainingError(f"NaN in rollouts: lower learning_rate, now {settings.learning_rate}") from error
         finally:
             _restore_forward(model, own_forward)
+            if settings.gradient_checkpointing:  # TRL leaves it on, and what trains or reads next may want its cache
+                model.gradient_checkpointing_disable()
             model.eval()
             if world.size() > 1:
                 _drop_wrapper(trainer)

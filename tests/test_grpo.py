@@ -331,3 +331,10 @@ def test_bad_settings_are_named(settings):
     [name] = settings
     with pytest.raises(BoostError, match=name):
         GRPO(**settings)
+
+
+def test_checkpointing_is_over_when_training_is(train, tiny_tokenizer):
+    model, adapter, done = train(gradient_checkpointing=True)
+    assert done.steps > 0 and not model.is_activation_checkpointing
+    again = GRPO(**FAST).train(model, tiny_tokenizer, ParityTask(), ParityTask().split("train")[:6], adapter, seed=1)
+    assert again.steps > 0

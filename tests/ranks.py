@@ -68,9 +68,10 @@ def _outcome(path: Path, code: int | None) -> Any:
 
 
 def free_port() -> int:
-    """One that nothing listens on, outside the range that the system hands out by itself."""
+    """One that nothing listens on, outside the range that the system hands out by itself. Training seeds `random`, and
+    tests that run beside each other must not draw the same ones."""
     while True:
-        port = random.randrange(20_000, 30_000)
+        port = random.SystemRandom().randrange(20_000, 30_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -18,7 +18,7 @@ from boostlib.evaluate import Result, evaluate
 from boostlib.export import model_and_tokenizer
 from boostlib.incremental import evaluated_bits
 from boostlib.rounds import Round
-from boostlib.run import Run, rebuild, replay_run
+from boostlib.run import Run, each_round, replay_run
 from boostlib.tasks.base import Task
 
 
@@ -37,11 +37,9 @@ def audit(
     """
     ledger = open_record(run_dir)
     model, tokenizer = model_and_tokenizer(ledger, model, tokenizer)
-    run, lines = replay_run(ledger, -1, model), []
-    for row in tqdm(run.rounds, desc="audit", unit="round", disable=not progress):
-        run.weights.set(rebuild(ledger, run.basis, run.config.adapter, row.index + 1))
-        lines.append(_line(run, tokenizer, task, row, batch_size))
-    return pd.DataFrame(lines).set_index("round")
+    run = replay_run(ledger, -1, model)
+    bar = tqdm(each_round(run), total=len(run.rounds), desc="audit", unit="round", disable=not progress)
+    return pd.DataFrame([_line(run, tokenizer, task, row, batch_size) for row in bar]).set_index("round")
 
 
 def saving(lines: pd.DataFrame) -> pd.Series:

@@ -27,10 +27,9 @@ from boostlib.durable import new_directory, require_absent
 from boostlib.ledger import Ledger
 from boostlib.lora import lora_config, lora_tensors, serving_notes
 from boostlib.models import load_tokenizer
-from boostlib.run import Run, load_recorded, rebuilt_rounds, replay_run, rounds_until
+from boostlib.run import Run, each_round, load_recorded, rebuilt_rounds, replay_run, rounds_until
 from boostlib.stable import fingerprint_file
 from boostlib.tasks.base import Task
-from boostlib.update import LowRankUpdate
 
 log = logging.getLogger(__name__)
 
@@ -114,13 +113,7 @@ def verify_weights(ledger: Ledger, model: nn.Module | None = None) -> pd.DataFra
     """
     run = replay_run(ledger, -1, model)
     found = [("base", ledger.base.weights_fingerprint == run.fingerprint())]
-    total = LowRankUpdate()
-    adapters = rebuilt_rounds(ledger, run.basis, run.config.adapter, len(run.rounds))
-    rebuilt = {one.round: one.update() for one in adapters}
-    for row in run.rounds:
-        total = total + rebuilt.get(row.index, LowRankUpdate())
-        run.weights.set(total)
-        found.append((row.index, run.fingerprint() == row.weights_fingerprint))
+    found += [(row.index, run.fingerprint() == row.weights_fingerprint) for row in each_round(run)]
     words = {True: "bit for bit", False: "not bit for bit"}
     return pd.DataFrame([(name, words[same]) for name, same in found], columns=["round", "weights"]).set_index("round")
 

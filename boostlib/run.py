@@ -151,6 +151,16 @@ def rebuilt_rounds(ledger: Ledger, basis: SVDBasis, adapter: AdapterConfig, coun
             yield one
 
 
+def each_round(run: Run) -> Iterator[Round]:
+    """Every recorded round in turn, with the model at W0 + rounds 0..that one while it is looked at."""
+    adapters = rebuilt_rounds(run.ledger, run.basis, run.config.adapter, len(run.rounds))
+    rebuilt, total = {one.round: one.update() for one in adapters}, LowRankUpdate()
+    for row in run.rounds:
+        total = total + rebuilt.get(row.index, LowRankUpdate())
+        run.weights.set(total)
+        yield row
+
+
 def replay(run_dir: str | Path, round: int | None = None, model: nn.Module | None = None) -> nn.Module:
     """The model after `round` (default: the last; -1: untrained), rebuilt from the ledger: W0 + rounds 0..round.
 

@@ -86,8 +86,6 @@ def train_once(
             if settings.gradient_checkpointing:  # TRL leaves it on, and what trains or reads next may want its cache
                 model.gradient_checkpointing_disable()
             model.eval()
-            if world.size() > 1:
-                _drop_wrapper(trainer)
     trained.tokens = world.total(trainer.generated_tokens)
     trained.groups = {examples[i].id: had for i, had in sorted(trainer.groups.items())}
     watch.check(had_signal=any(trained.signal) and not probing)
@@ -280,12 +278,6 @@ def reward_function(task: TextTask, examples: Sequence[Example]):
         return [score.reward for score in scores]
 
     return reward
-
-
-def _drop_wrapper(trainer: GRPOTrainer) -> None:
-    """Let go of the DistributedDataParallel around the model, whose hooks would go on listening to its gradients."""
-    trainer.model_wrapped = trainer.model
-    trainer.accelerator.free_memory()
 
 
 def _restore_forward(model: nn.Module, own_forward) -> None:

@@ -26,6 +26,13 @@ from boostlib.tasks.base import Example, LabelTask, Score
 from boostlib.tasks.chains import AMINO_ACIDS
 
 
+def saved(folder: Path, *parts) -> str:
+    """`folder`, with a model and its tokenizer in it, as any process loads them."""
+    for part in parts:
+        part.save_pretrained(folder)
+    return str(folder)
+
+
 @contextmanager
 def disk_for(size: int) -> Iterator[None]:
     """Inside, no file grows beyond `size` bytes: writes fail half-way, as on a full disk."""

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import rows
+from helpers import rows, saved
 from ranks import free_port
 
 from boostlib import Ledger
@@ -59,16 +59,12 @@ def own_cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def texts(tmp_path, tiny_llama, tiny_tokenizer) -> str:
-    tiny_llama().save_pretrained(tmp_path / "texts")
-    tiny_tokenizer.save_pretrained(tmp_path / "texts")
-    return str(tmp_path / "texts")
+    return saved(tmp_path / "texts", tiny_llama(), tiny_tokenizer)
 
 
 @pytest.fixture
 def labels(tmp_path, tiny_classifier, tiny_protein_tokenizer) -> str:
-    tiny_classifier().encoder.save_pretrained(tmp_path / "labels")
-    tiny_protein_tokenizer.save_pretrained(tmp_path / "labels")
-    return str(tmp_path / "labels")
+    return saved(tmp_path / "labels", tiny_classifier().encoder, tiny_protein_tokenizer)
 
 
 def called(*command: str, status: int = 0) -> subprocess.CompletedProcess:

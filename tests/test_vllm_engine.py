@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_vllm import Record, install
-from helpers import CoinTask, FakeTrainer, ParityTask, config, rows
+from helpers import CoinTask, FakeTrainer, ParityTask, config, rows, saved
 
 import boostlib.trl_trainer
 from boostlib import GRPO, VLLM, BoostConfig, BoostError, Incremental, SVDBasis, TinyLoRA, boost, evaluate, load_model
@@ -34,9 +34,7 @@ ADAPTER = AdapterConfig(n_tie=7, u=3)
 @pytest.fixture
 def folder(lively, tiny_tokenizer, tmp_path) -> str:
     """A saved model and its tokenizer."""
-    lively().save_pretrained(tmp_path / "model")
-    tiny_tokenizer.save_pretrained(tmp_path / "model")
-    return str(tmp_path / "model")
+    return saved(tmp_path / "model", lively(), tiny_tokenizer)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import CoinTask, FakeTrainer, ParityTask, config, rows
+from helpers import CoinTask, FakeTrainer, ParityTask, config, rows, saved
 from ranks import together
 
 from boostlib import (
@@ -39,13 +39,10 @@ def own_cache(monkeypatch, tmp_path):
 def folders(tmp_path_factory, tiny_tokenizer, tiny_llama, tiny_classifier, tiny_protein_tokenizer) -> dict[str, str]:
     """A tiny language model and a tiny classifier, on the disk as any process loads them."""
     base = tmp_path_factory.mktemp("models")
-    for name, parts in {
-        "texts": (tiny_llama(), tiny_tokenizer),
-        "labels": (tiny_classifier(), tiny_protein_tokenizer),
-    }.items():
-        for part in parts:
-            part.save_pretrained(base / name)
-    return {name: str(base / name) for name in ("texts", "labels")}
+    return {
+        "texts": saved(base / "texts", tiny_llama(), tiny_tokenizer),
+        "labels": saved(base / "labels", tiny_classifier(), tiny_protein_tokenizer),
+    }
 
 
 def loaded(kind: str, folder: str):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CoinTask, ParityTask, config, rows
+from helpers import CoinTask, ParityTask, config, rows, saved
 from ranks import KILLED, together
 from torch.nn.parallel import DistributedDataParallel
 
@@ -32,18 +32,12 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory, lively, tiny_tokenizer) -> str:
-    folder = tmp_path_factory.mktemp("texts")
-    lively().save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return str(folder)
+    return saved(tmp_path_factory.mktemp("texts"), lively(), tiny_tokenizer)
 
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory, tiny_classifier, tiny_protein_tokenizer) -> str:
-    folder = tmp_path_factory.mktemp("labels")
-    tiny_classifier().save_pretrained(folder)
-    tiny_protein_tokenizer.save_pretrained(folder)
-    return str(folder)
+    return saved(tmp_path_factory.mktemp("labels"), tiny_classifier(), tiny_protein_tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,11 @@ from dataclasses import replace
 
 from boostlib.adapter import TinyLoRA
 from boostlib.basis import SVDBasis
-from boostlib.bench.measure import Measurement, clock, interleaved
-from boostlib.bench.probe import reset_peak, resident
+from boostlib.bench.measure import Measurement
+from boostlib.bench.probe import attached, time_and_memory
 from boostlib.bench.setup import Setup
+from boostlib.grpo import GRPO
+from boostlib.rounds import Training
 from boostlib.update import Weights
 
 WHOLE, PARTS, CHECKPOINTED = "one micro-batch", "four micro-batches", "checkpointed"
@@ -22,7 +24,7 @@ WHOLE, PARTS, CHECKPOINTED = "one micro-batch", "four micro-batches", "checkpoin
 def bench_memory(setup: Setup) -> list[Measurement]:
     """Seconds and MB of a step the three ways."""
     model, tokenizer = setup.load()
-    examples, work = setup.task.split("train"), {}
+    examples = setup.task.split("train")
     whole = replace(setup.trainer, max_steps=1, max_samples=setup.trainer.samples)  # no second try
     quarter = max(1, min(whole.micro_batch, whole.prompts * whole.samples) // 4)
     trainers = {
@@ -33,21 +35,9 @@ def bench_memory(setup: Setup) -> list[Measurement]:
     basis = SVDBasis.from_model(model, setup.adapter.rank)
     weights = Weights(model, list(basis))
 
-    def step(name: str) -> tuple[float, float]:
-        adapter = TinyLoRA(basis, setup.adapter).attach(model, weights)
-        try:
-            reset_peak()
-            with clock() as taken:
-                done = trainers[name].train(model, tokenizer, setup.task, examples, adapter, seed=3)
-        finally:
-            adapter.detach()
-        work[name] = {"steps": done.steps, "tokens": done.tokens}
-        return taken.seconds, resident("VmHWM") / 1e6
+    def step(trainer: GRPO) -> Training:
+        with attached(TinyLoRA(basis, setup.adapter), model, weights) as adapter:
+            return trainer.train(model, tokenizer, setup.task, examples, adapter, seed=3)
 
-    passes = interleaved({name: lambda name=name: step(name) for name in trainers}, setup.repeats)
-    seconds, memory = ({name: [pair[i] for pair in found] for name, found in passes.items()} for i in (0, 1))
-    pairs = [(PARTS, WHOLE), (CHECKPOINTED, WHOLE)]
-    return [
-        Measurement("one training step, time", seconds, pairs, work=work),
-        Measurement("one training step, peak memory", memory, pairs, unit="MB", work=work),
-    ]
+    calls = {name: lambda trainer=trainer: step(trainer) for name, trainer in trainers.items()}
+    return time_and_memory("one training step", calls, [(PARTS, WHOLE), (CHECKPOINTED, WHOLE)], setup.repeats)

@@ -5,14 +5,19 @@ training v alone. Memory is the kernel's high-water mark, reset before each (Lin
 everything else that the process holds, W0 included as in a run; both sides run once before anything is measured.
 """
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+from torch import nn
 
 from boostlib.adapter import TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.bench.measure import Measurement, clock, interleaved
 from boostlib.bench.setup import Setup
 from boostlib.core_gradient import core_gradients
+from boostlib.rounds import Training
 from boostlib.update import Weights
 
 PROBE, STEP = "one probing batch", "one training step"
@@ -22,35 +27,50 @@ CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 def bench_probe(setup: Setup) -> list[Measurement]:
     """Seconds and MB of both, on the demo's failures; ours is the probing, the peer is the training step."""
     model, tokenizer = setup.load()
-    examples, work = setup.task.split("train"), {}
+    examples = setup.task.split("train")
     trainer = replace(setup.trainer, max_steps=1, max_samples=setup.trainer.samples)  # no second try
     adapter = replace(setup.adapter, strategy="greedy")
     basis = SVDBasis.from_model(model, adapter.basis_rank(setup.rounds))
     weights = Weights(model, list(basis))
 
-    def probe() -> tuple[float, float]:
+    def probe() -> Training:
+        with core_gradients(model, basis):
+            return trainer.probe(model, tokenizer, setup.task, examples, 1, seed=3)
+
+    def step() -> Training:
+        with attached(TinyLoRA(basis, setup.adapter), model, weights) as one:
+            return trainer.train(model, tokenizer, setup.task, examples, one, seed=3)
+
+    return time_and_memory("probing", {PROBE: probe, STEP: step}, [(PROBE, STEP)], setup.repeats)
+
+
+@contextmanager
+def attached(adapter: TinyLoRA, model: nn.Module, weights: Weights) -> Iterator[TinyLoRA]:
+    """`adapter` on `model`, which is plain again afterwards."""
+    try:
+        yield adapter.attach(model, weights)
+    finally:
+        adapter.detach()
+
+
+def time_and_memory(
+    what: str, calls: Mapping[str, Callable[[], Training]], pairs: Sequence[tuple[str, str]], repeats: int
+) -> list[Measurement]:
+    """Seconds of each call, and the process's highest resident memory in it, in MB."""
+    work: dict[str, dict[str, int]] = {}
+
+    def measured(name: str) -> tuple[float, float]:
         reset_peak()
-        with clock() as taken, core_gradients(model, basis):
-            done = trainer.probe(model, tokenizer, setup.task, examples, 1, seed=3)
-        work[PROBE] = {"steps": done.steps, "tokens": done.tokens}
+        with clock() as taken:
+            done = calls[name]()
+        work[name] = {"steps": done.steps, "tokens": done.tokens}
         return taken.seconds, resident("VmHWM") / 1e6
 
-    def step() -> tuple[float, float]:
-        one = TinyLoRA(basis, setup.adapter).attach(model, weights)
-        try:
-            reset_peak()
-            with clock() as taken:
-                done = trainer.train(model, tokenizer, setup.task, examples, one, seed=3)
-        finally:
-            one.detach()
-        work[STEP] = {"steps": done.steps, "tokens": done.tokens}
-        return taken.seconds, resident("VmHWM") / 1e6
-
-    passes = interleaved({PROBE: probe, STEP: step}, setup.repeats)
+    passes = interleaved({name: lambda name=name: measured(name) for name in calls}, repeats)
     seconds, memory = ({name: [pair[i] for pair in found] for name, found in passes.items()} for i in (0, 1))
     return [
-        Measurement("probing, time", seconds, [(PROBE, STEP)], work=work),
-        Measurement("probing, peak memory", memory, [(PROBE, STEP)], unit="MB", work=work),
+        Measurement(f"{what}, time", seconds, pairs, work=work),
+        Measurement(f"{what}, peak memory", memory, pairs, unit="MB", work=work),
     ]
 
 

@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UNFINISHED := $(VENV)/.unfinished
-MODELS := boostlib/requirements-models.txt
+MODELS := boostlib/models/requirements.txt
 
 # trackers off
 export WANDB_MODE := disabled

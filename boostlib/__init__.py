@@ -3,31 +3,29 @@
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis, target_modules
 from boostlib.boost import boost
-from boostlib.bundle import Bundle
-from boostlib.class_report import class_report, plot_classes
-from boostlib.classifier import SequenceClassifier, load_classifier
-from boostlib.errors import BoostError
-from boostlib.evaluate import Result, evaluate, paired_bootstrap
-from boostlib.export import export_bundle, export_merged, export_peft
-from boostlib.gate import Gate
-from boostlib.generate import encode, generate
-from boostlib.greedy import Greedy
-from boostlib.grpo import GRPO
-from boostlib.html_report import write_html
-from boostlib.identity import BoostConfig
-from boostlib.incremental import Incremental
-from boostlib.ledger import Ledger
-from boostlib.models import load_model
-from boostlib.presets import Preset, preset
-from boostlib.probe import train_head
+from boostlib.common.errors import BoostError
+from boostlib.config import BoostConfig
+from boostlib.evaluation.evaluate import Result, evaluate, paired_bootstrap
+from boostlib.evaluation.generate import encode, generate
+from boostlib.evaluation.vllm import VLLM
+from boostlib.experiments.presets import Preset, preset
+from boostlib.models.classifier import SequenceClassifier, load_classifier
+from boostlib.models.language import load_model
 from boostlib.rank import effective_rank, epsilon_rank, subspace_overlap
-from boostlib.resting import Resting
-from boostlib.rounds import Round
+from boostlib.records.bundle import Bundle
+from boostlib.records.ledger import Ledger
+from boostlib.records.rows import Round
+from boostlib.release.classes import class_report, plot_classes
+from boostlib.release.export import export_bundle, export_merged, export_peft
+from boostlib.release.html import write_html
 from boostlib.run import Run, replay
-from boostlib.supervised import CrossEntropy
+from boostlib.strategies.gate import Gate
+from boostlib.strategies.greedy import Greedy
 from boostlib.tasks import load_task
+from boostlib.training.cross_entropy import CrossEntropy
+from boostlib.training.grpo import GRPO
+from boostlib.training.probe import train_head
 from boostlib.update import LowRankUpdate
-from boostlib.vllm_engine import VLLM
 
 __all__ = [
     "GRPO",
@@ -39,11 +37,9 @@ __all__ = [
     "CrossEntropy",
     "Gate",
     "Greedy",
-    "Incremental",
     "Ledger",
     "LowRankUpdate",
     "Preset",
-    "Resting",
     "Result",
     "Round",
     "Run",

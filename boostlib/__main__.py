@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import transformers
 
-from boostlib import world
 from boostlib.adapter import STRATEGIES
-from boostlib.errors import BoostError
-from boostlib.methods import METHODS
+from boostlib.analysis.recorded import METHODS
+from boostlib.common import world
+from boostlib.common.errors import BoostError
 
-GREEDY = ("candidates", "probe_batches", "choose", "guard", "start")  # fields of Greedy, each an option
+GREEDY = ("candidates", "probe_batches", "choose")  # fields of Greedy, each an option
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _reproduce(args) -> int:
-    from boostlib.reproduce import reproduce, summary
+    from boostlib.experiments.reproduce import reproduce, summary
 
     outcomes = reproduce(args.preset, args.only, args.out)
     print(f"\npreset {args.preset}\n{summary(outcomes)}")
@@ -41,9 +41,9 @@ def _reproduce(args) -> int:
 
 
 def _boost(args) -> None:
-    from boostlib.methods import run_method, with_method, with_size
-    from boostlib.presets import SECTIONS, preset
-    from boostlib.report import rounds_table
+    from boostlib.analysis.tables import rounds_table
+    from boostlib.experiments.methods import run_method, with_method, with_size
+    from boostlib.experiments.presets import SECTIONS, preset
 
     unused = sorted(_given(args, "blocks", *GREEDY)) if args.method != "greedy" else []
     if unused:
@@ -60,7 +60,7 @@ def _boost(args) -> None:
     greedy = replace(chosen.boost.greedy, **_given(args, *GREEDY))
     if args.drafts and (args.method not in STRATEGIES or args.section in ("protein", "binding")):
         raise BoostError("--drafts saves decoding between rounds: it needs a method with rounds, and math or code")
-    loop = {**_given(args, "rounds", "shrinkage", "w0_device", "drafts"), **_incremental(args), **_resting(args)}
+    loop = _given(args, "rounds", "w0_device", "drafts")
     rollouts, evaluations = _vllm(args)
     chosen = replace(
         chosen,
@@ -79,34 +79,9 @@ def _boost(args) -> None:
         print(rounds_table(ledger).round(3).to_string())
 
 
-def _incremental(args) -> dict:
-    """The setting of `BoostConfig`; {} where the options are not given."""
-    from boostlib.incremental import Incremental
-
-    if args.incremental is None:
-        if args.full_every is not None:
-            raise BoostError("--full-every says how often incremental evaluation is full: add --incremental SAMPLE")
-        return {}
-    if args.method not in STRATEGIES:
-        raise BoostError(f"--incremental saves evaluation between rounds, and --method {args.method} has only one")
-    every = {} if args.full_every is None else {"every": args.full_every}
-    return {"incremental": Incremental(sample=args.incremental, **every)}
-
-
-def _resting(args) -> dict:
-    """The setting of `BoostConfig`; {} where the options are not given."""
-    from boostlib.resting import Resting
-
-    given = {"after": args.rest_after, "rounds": args.rest_rounds}
-    given = {name: value for name, value in given.items() if value is not None}
-    if given and args.method not in STRATEGIES:
-        raise BoostError(f"--rest-after is about rounds after the first, and --method {args.method} has only one")
-    return {"resting": Resting(**given)} if given else {}
-
-
 def _vllm(args) -> tuple[dict, dict]:
     """The settings of `GRPO` and of `BoostConfig`; {} where the option is not given."""
-    from boostlib.vllm_engine import VLLM
+    from boostlib.evaluation.vllm import VLLM
 
     if args.vllm is None:
         return {}, {}
@@ -117,8 +92,8 @@ def _vllm(args) -> tuple[dict, dict]:
 
 
 def _report(args) -> None:
-    from boostlib.bundle import open_record
-    from boostlib.report import gains_table, provenance, rounds_table
+    from boostlib.analysis.tables import gains_table, provenance, rounds_table
+    from boostlib.records.bundle import open_record
 
     ledgers = [open_record(path) for path in args.run]
     if args.html:
@@ -132,14 +107,14 @@ def _report(args) -> None:
 
 
 def _figures(args) -> None:
-    from boostlib.figures import rebuild
+    from boostlib.plots.figures import rebuild
 
     for path in rebuild(args.out, args.data, args.name, args.seed):
         print(f"wrote {path}")
 
 
 def _html(args, ledgers) -> None:
-    from boostlib.html_report import write_html
+    from boostlib.release.html import write_html
 
     if len(ledgers) != 1:
         raise BoostError(f"--html writes about one run, not {len(ledgers)}: call it once for each")
@@ -148,7 +123,7 @@ def _html(args, ledgers) -> None:
 
 def _task_of(ledger, data_dir: str | None):
     """The run's task by its recorded settings; None, with a warning, where its data are not to be had here."""
-    from boostlib.class_report import run_examples
+    from boostlib.release.classes import run_examples
     from boostlib.tasks import load_task
 
     settings = dict(ledger.header["identity"]["task"])
@@ -163,7 +138,7 @@ def _task_of(ledger, data_dir: str | None):
 
 
 def _replay(args) -> None:
-    from boostlib.export import export_merged
+    from boostlib.release.export import export_merged
     from boostlib.run import replay
 
     if args.save:
@@ -173,8 +148,8 @@ def _replay(args) -> None:
 
 
 def _export(args) -> None:
-    from boostlib.bundle import open_record
-    from boostlib.export import export_bundle, export_merged, export_peft
+    from boostlib.records.bundle import open_record
+    from boostlib.release.export import export_bundle, export_merged, export_peft
 
     task = _task_of(open_record(args.run), args.data_dir) if args.merged or args.peft else None
     if args.merged:
@@ -189,8 +164,8 @@ def _export(args) -> None:
 
 
 def _verify(args) -> None:
-    from boostlib.bundle import open_record
-    from boostlib.export import verify_weights
+    from boostlib.records.bundle import open_record
+    from boostlib.release.export import verify_weights
 
     ledger = open_record(args.run)
     if args.repair:
@@ -205,7 +180,7 @@ def _verify(args) -> None:
 
 
 def _audit(args, ledger) -> None:
-    from boostlib.audit import audit, saving
+    from boostlib.release.audit import audit, saving
 
     task = _task_of(ledger, args.data_dir)
     if task is None:
@@ -222,13 +197,13 @@ def _bench(args) -> None:
 
 
 def _fetch(args) -> None:
-    from boostlib.embedded import fetch
+    from boostlib.models.embedded import fetch
 
     fetch()
 
 
 def _doctor(args) -> None:
-    from boostlib.doctor import print_doctor
+    from boostlib.experiments.doctor import print_doctor
 
     print_doctor()
 
@@ -306,14 +281,13 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--scaling", choices=("paper", "normalized"))
     for name, kind in (("rank", int), ("u", int), ("n-tie", int), ("learning-rate", float), ("max-steps", int)):
         sub.add_argument(f"--{name}", type=kind)
-    sub.add_argument("--shrinkage", type=float, help="what a trained adapter is multiplied by before merging")
     sub.add_argument("--w0-device", choices=("cpu", "cuda"), help="where the copy of W0 is kept (with the model)")
     sub.add_argument(
         "--vllm",
         nargs="?",
         const="",
         metavar="URL",
-        help="sample and evaluate with vLLM, in this process or on a server, see vllm_engine.py",
+        help="sample and evaluate with vLLM, in this process or on a server, see evaluation/vllm.py",
     )
     sub.add_argument(
         "--drafts",
@@ -321,28 +295,11 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
         const=True,
         help="in evaluation check the last round's completions and decode only those that no longer stand",
     )
-    sub.add_argument(
-        "--incremental",
-        type=int,
-        metavar="SAMPLE",
-        help="after most rounds evaluate the known failures and so many of the other training examples, see "
-        "incremental.py",
-    )
-    sub.add_argument("--full-every", type=int, metavar="K", help="of K such rounds one evaluates everything (5)")
-    sub.add_argument(
-        "--rest-after",
-        type=int,
-        metavar="N",
-        help="failures without an advantage in N rounds of training rest for some, see resting.py (2)",
-    )
-    sub.add_argument("--rest-rounds", type=int, metavar="M", help="for so many rounds (3)")
     greedy = sub.add_argument_group("greedy rounds", "how --method greedy chooses, see greedy.py")
     greedy.add_argument("--blocks", type=int, help="blocks of directions to choose from (20)")
     greedy.add_argument("--candidates", type=int, help="draws of P to choose from (256)")
     greedy.add_argument("--probe-batches", type=int, help="batches whose gradient decides (2)")
     greedy.add_argument("--choose", choices=("both", "block", "candidate"))
-    greedy.add_argument("--guard", type=float, help="weight of the harm to correct examples (0)")
-    greedy.add_argument("--start", type=float, help="size of v at the start, against the gradient (0)")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from boostlib.basis import SVDBasis
-from boostlib.errors import BoostError, ModelError
-from boostlib.stable import philox
+from boostlib.common.errors import BoostError, ModelError
+from boostlib.common.stable import philox
 from boostlib.update import LowRankUpdate, Weights
 
 STRATEGIES = ("rotate", "top", "greedy")

@@ -27,10 +27,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from boostlib import world
-from boostlib.errors import ModelError
-from boostlib.stable import cache_dir as default_cache_dir
-from boostlib.stable import fingerprint_tensors
+from boostlib.common import world
+from boostlib.common.errors import ModelError
+from boostlib.common.stable import cache_dir as default_cache_dir
+from boostlib.common.stable import fingerprint_tensors
 
 log = logging.getLogger(__name__)
 

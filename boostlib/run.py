@@ -4,28 +4,30 @@ import logging
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from boostlib import world
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis
-from boostlib.bundle import Bundle, open_record
-from boostlib.classifier import HEAD_FILE, SequenceClassifier, load_classifier
-from boostlib.drafts import Drafts
-from boostlib.errors import RunError
-from boostlib.gate import Gate
-from boostlib.identity import BoostConfig, check_identity, environment, run_identity
-from boostlib.ledger import Ledger
-from boostlib.models import load_model
-from boostlib.rounds import Base, Round
-from boostlib.shared_ledger import record_of
-from boostlib.stable import fingerprint_tensors
-from boostlib.tasks.base import Task
+from boostlib.common import world
+from boostlib.common.errors import RunError
+from boostlib.common.stable import fingerprint_tensors
+from boostlib.config import BoostConfig, check_identity, environment, run_identity
+from boostlib.evaluation.decode import Decoder
+from boostlib.models.classifier import HEAD_FILE, SequenceClassifier, load_classifier
+from boostlib.models.language import load_model
+from boostlib.models.subject import Subject
+from boostlib.records.bundle import Bundle, open_record
+from boostlib.records.ledger import Ledger
+from boostlib.records.progress import Progress
+from boostlib.records.rows import Base, Round
+from boostlib.records.shared import record_of
+from boostlib.strategies.choices import Choices, choices
+from boostlib.strategies.gate import Gate
 from boostlib.update import LowRankUpdate, Weights
 
 log = logging.getLogger(__name__)
@@ -35,16 +37,21 @@ _HELD: WeakKeyDictionary[nn.Module, weakref.ref[Weights]] = WeakKeyDictionary()
 
 
 @dataclass
-class Run:
-    """A run in progress or finished: the model holds W0 + `update`."""
+class Run(Subject):
+    """A run, in progress or finished: the model holds W0 + `update`. Made without a record; `open_run` gives it one."""
 
-    model: nn.Module
-    ledger: Ledger
+    trainer: Any
     config: BoostConfig
-    basis: SVDBasis
-    weights: Weights
     gate: Gate | None = None
-    drafts: Drafts | None = None
+    ledger: Ledger = field(init=False)
+    basis: SVDBasis = field(init=False)
+    weights: Weights = field(init=False)
+    choices: Choices = field(init=False)
+    progress: Progress = field(init=False)
+
+    def __post_init__(self):
+        self.config = self.gate.scoring(self.config) if self.gate else self.config
+        self.choices = choices(self.config, self.gate)
 
     @property
     def rounds(self) -> list[Round]:
@@ -62,6 +69,11 @@ class Run:
         return self.weights.update
 
     @property
+    def decoder(self) -> Decoder:
+        """How its evaluations complete texts."""
+        return self.choices.decoder
+
+    @property
     def dir(self) -> Path:
         """The run directory."""
         return self.ledger.dir
@@ -70,20 +82,23 @@ class Run:
         """SHA-256 of the target weights as the model holds them."""
         return fingerprint_tensors((name, module.weight) for name, module in self.weights.modules.items())
 
+    def identity(self) -> dict[str, Any]:
+        """What the same call must share to continue this run, with the model as it stands."""
+        return run_identity(self.model, self.task, self.trainer, self.config, self.gate)
+
 
 @contextmanager
-def open_run(
-    model: nn.Module, task: Task, trainer, config: BoostConfig, run_dir: str | Path, gate: Gate | None = None
-) -> Iterator[Run]:
+def open_run(run: Run, run_dir: str | Path, progress: bool = True) -> Iterator[Run]:
     """Start or continue the run in `run_dir`, holding its lock; the model ends up at the last recorded round.
 
     Whatever stops a round (Ctrl-C, an error) leaves the model as it was given, so that the same call continues the run.
     Raises RunError where the directory holds a run of another identity, is read-only or in use.
     """
+    model, config = run.model, run.config
     world.require_whole_models(model.device)
-    ledger = record_of(run_dir)
+    run.ledger = ledger = record_of(run_dir)
     with ledger.locked():
-        identity = run_identity(model, task, trainer, config, gate)
+        identity = run.identity()
         world.require_agreement("what is run", identity)
         rounds = ledger.verify()
         started = ledger.started  # a ledger without run.json is an error
@@ -92,25 +107,31 @@ def open_run(
             check_identity(ledger, identity)
         with world.main_first():
             rank = config.adapter.basis_rank(max(config.rounds, len(rounds)))
-            basis = SVDBasis.from_model(model, rank, config.targets)
+            run.basis = SVDBasis.from_model(model, rank, config.targets)
         if world.size() > 1:
-            world.require_agreement("the basis", _basis_record(basis))
+            world.require_agreement("the basis", _basis_record(run.basis))
         if not started:
             if isinstance(model, SequenceClassifier):  # trained for this run: replay cannot load it by the model's name
                 world.on_main(lambda: model.save_head(ledger.dir))
             ledger.create(
-                {"identity": identity, "basis": _basis_record(basis), "environment": environment(model.device)}
+                {"identity": identity, "basis": _basis_record(run.basis), "environment": environment(model.device)}
             )
-        weights, drafts = Weights(model, list(basis), config.w0_device), Drafts() if config.drafts else None
-        run = Run(model, ledger, config, basis, weights, gate, drafts)
-        run.weights.set(rebuild(ledger, basis, config.adapter, len(rounds)))
+        run.weights = Weights(model, list(run.basis), config.w0_device)
+        run.weights.set(rebuild(ledger, run.basis, config.adapter, len(rounds)))
         _report_match(run, rounds)
         _HELD[model] = weakref.ref(run.weights)
+        run.progress = Progress(config.rounds, len(rounds), progress)
+        run.on_step = run.progress.step
         try:
             yield run
-        except BaseException:
+        except BaseException as error:
             run.weights.set(LowRankUpdate())
+            if isinstance(error, KeyboardInterrupt):
+                done = f"stopped after {len(run.rounds)} of {config.rounds} rounds"
+                log.warning("%s: the same call continues %s", done, run.dir)
             raise
+        finally:
+            run.progress.close()
 
 
 def _back_to_w0(model: nn.Module, ledger: Ledger, identity: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +205,8 @@ def replay_run(ledger: Ledger, round: int | None = None, model: nn.Module | None
     basis = SVDBasis.from_model(model, adapter.basis_rank(max(len(rounds), 1)), identity["targets"])
     held = _held(model)
     weights = held if held and list(held.modules) == list(basis) else Weights(model, list(basis))
-    run = Run(model, ledger, BoostConfig(rounds=max(len(rounds), 1), adapter=adapter), basis, weights)
+    run = Run(model, None, None, None, BoostConfig(rounds=max(len(rounds), 1), adapter=adapter))
+    run.ledger, run.basis, run.weights = ledger, basis, weights
     run.weights.set(rebuild(ledger, basis, adapter, count))
     _HELD[model] = weakref.ref(run.weights)  # whoever keeps the run can roll its model back in place
     _report_match(run, rounds[:count])

@@ -26,7 +26,7 @@ from helpers import Killed  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
-from boostlib.classifier import SequenceClassifier  # noqa: E402
+from boostlib.models.classifier import SequenceClassifier  # noqa: E402
 
 # the time of one example says more about the machine than about the code
 hypothesis.settings.register_profile("boostlib", deadline=None)
@@ -145,8 +145,8 @@ def die_at(monkeypatch):
             if len(passed) - 1 == n:
                 raise Killed(point)
 
-        monkeypatch.setattr("boostlib.durable.reached", reached)
-        monkeypatch.setattr("boostlib.ledger.reached", reached)
+        monkeypatch.setattr("boostlib.common.durable.reached", reached)
+        monkeypatch.setattr("boostlib.records.ledger.reached", reached)
         return passed
 
     return arm

@@ -13,15 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
 
 from boostlib import AdapterConfig, BoostConfig, Greedy, Ledger, boost
-from boostlib.classifier import SequenceClassifier
-from boostlib.rounds import Training
-from boostlib.stable import fingerprint_tensors, philox
+from boostlib.common.stable import fingerprint_tensors, philox
+from boostlib.models.classifier import SequenceClassifier
+from boostlib.records.rows import Training
 from boostlib.tasks.base import Example, LabelTask, Score
 from boostlib.tasks.chains import AMINO_ACIDS
 
@@ -100,40 +99,35 @@ class CoinTask(LabelTask):
 
 @dataclass
 class FakeTrainer:
-    """Sets v from the seed and the failures; `skip` names rounds that learn nothing; `on_round` is told each round.
-    `hopeless` ids get no advantage; `most`: how many of the examples a round samples, by lot."""
+    """Sets v from the seed and the failures; `skip` names rounds that learn nothing; `on_round` is told each round."""
 
-    reports_groups: ClassVar[bool] = True
     scale: float = 3.0
     skip: tuple[int, ...] = ()
     on_round: Callable[[int], None] = lambda index: None
     trained: list[int] = field(default_factory=list)
     sleep: float = 0.0
-    hopeless: tuple[str, ...] = ()
-    most: int | None = None
     given: list[list[str]] = field(default_factory=list)  # ids of each round's examples
 
     def settings(self) -> dict:
         return {"kind": "fake", "scale": self.scale}
 
-    def train(self, model, tokenizer, task, examples, adapter, seed=0, on_step=None) -> Training:
-        assert all(p.requires_grad == (name == "boost_adapter.v") for name, p in model.named_parameters())
+    def train(self, subject, examples, adapter, seed=0) -> Training:
+        assert all(p.requires_grad == (name == "boost_adapter.v") for name, p in subject.model.named_parameters())
         self.on_round(adapter.round)
         time.sleep(self.sleep)
         self.trained.append(adapter.round)
         self.given.append([e.id for e in examples])
         noise = philox("fake", seed, *[e.id for e in examples]).standard_normal(tuple(adapter.v.shape))
         adapter.v.data.copy_(torch.from_numpy(self.scale * noise))
-        sampled = [self.given[-1][i] for i in philox("lot", seed).permutation(len(examples))[: self.most]]
-        groups = {id: id not in self.hopeless and adapter.round not in self.skip for id in sampled}
         if adapter.round in self.skip:
-            return Training(skipped="nothing to learn", groups=groups)
-        if on_step:
-            on_step({"step": 1, "of": 1, "reward": 0.5})
-        return Training(steps=1, tokens=len(examples), samples=2, rewards=[0.5], signal=[1.0], groups=groups)
+            return Training(skipped="nothing to learn")
+        if subject.on_step:
+            subject.on_step({"step": 1, "of": 1, "reward": 0.5})
+        return Training(steps=1, tokens=len(examples), samples=2, rewards=[0.5], signal=[1.0])
 
-    def probe(self, model, tokenizer, task, examples, batches, seed=0) -> Training:
+    def probe(self, subject, examples, batches, seed=0) -> Training:
         """A loss that depends on the seed and the failures."""
+        model = subject.model
         draw = philox("fake probe", seed, *[e.id for e in examples])
         for _ in range(batches):
             ids = torch.from_numpy(draw.integers(5, 24, (2, 6)))

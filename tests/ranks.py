@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["torch", "boostlib.trl_trainer", "helpers"])
+SERVER.set_forkserver_preload(["torch", "boostlib.training.trl", "helpers"])
 KILLED = -signal.SIGKILL
 
 

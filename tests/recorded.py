@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from boostlib import AdapterConfig, Ledger, LowRankUpdate, SVDBasis, TinyLoRA
-from boostlib.identity import environment
-from boostlib.rounds import Base, Round, Scores, pack_bits
-from boostlib.stable import fingerprint_tensors, philox
+from boostlib.common.stable import fingerprint_tensors, philox
+from boostlib.config import environment
+from boostlib.records.rows import Base, Round, Scores, pack_bits
 from boostlib.update import Weights
 
 

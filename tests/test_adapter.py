@@ -8,7 +8,7 @@ from peft import TinyLoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from boostlib import AdapterConfig, BoostError, LowRankUpdate, SVDBasis, TinyLoRA, target_modules
-from boostlib.errors import ModelError
+from boostlib.common.errors import ModelError
 from boostlib.update import Weights
 
 QWEN = Qwen2Config(

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForMaskedLM, EsmConfig, EsmForMaskedLM
 
 from boostlib import SVDBasis, target_modules
 from boostlib.basis import _triplets
-from boostlib.errors import ModelError
+from boostlib.common.errors import ModelError
 
 SHAPES = [(96, 40), (40, 96), (48, 48), (130, 64)]  # tall, wide, square
 

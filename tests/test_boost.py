@@ -16,8 +16,8 @@ import torch
 from helpers import CoinTask, FakeTrainer, Killed, ParityTask, config, ends_as_undisturbed, prints, same_runs
 
 from boostlib import BoostConfig, BoostError, Ledger, boost, effective_rank, epsilon_rank, evaluate, replay
-from boostlib.errors import DataError, LedgerError, RunError
-from boostlib.models import default_device
+from boostlib.common.errors import DataError, LedgerError, RunError
+from boostlib.models.language import default_device
 
 
 @pytest.fixture(autouse=True)
@@ -138,9 +138,9 @@ def test_training_sees_the_failures_in_the_order_of_the_task(start, kit):
     seen = []
 
     class Watching(FakeTrainer):
-        def train(self, model, tokenizer, task, examples, adapter, **more):
+        def train(self, subject, examples, adapter, seed=0):
             seen.append([e.id for e in examples])
-            return super().train(model, tokenizer, task, examples, adapter, **more)
+            return super().train(subject, examples, adapter, seed)
 
     run = start(trainer=Watching())
     order = [e.id for e in kit.task().split("train")]
@@ -409,7 +409,7 @@ def test_an_error_while_evaluating_leaves_the_model_as_given_and_the_last_round_
         return evaluate(*arguments, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["boostlib.boost"], "evaluate", fail)
+        patch.setattr(sys.modules["boostlib.evaluation.scoring"], "evaluate", fail)
         with pytest.raises(RuntimeError):
             start("cut", model=model)
     assert len(Ledger(tmp_path / "cut").rounds) == 1

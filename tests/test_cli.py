@@ -7,11 +7,12 @@ from helpers import FakeTrainer, ParityTask
 
 from boostlib import AdapterConfig, BoostConfig, Ledger, boost
 from boostlib.__main__ import _parser, main
-from boostlib.errors import BoostError
-from boostlib.methods import METHODS, recorded_runs, with_method
-from boostlib.presets import MATH
-from boostlib.report import gains_table, rounds_table
-from boostlib.reproduce import select, summary
+from boostlib.analysis.recorded import METHODS, recorded_runs
+from boostlib.analysis.tables import gains_table, rounds_table
+from boostlib.common.errors import BoostError
+from boostlib.experiments.methods import with_method
+from boostlib.experiments.presets import MATH
+from boostlib.experiments.reproduce import select, summary
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_reproduce_selects_by_number_and_refuses_unknown_ones():
 def test_reproduce_runs_a_notebook_and_says_what_it_showed(tmp_path):
     import nbformat
 
-    from boostlib.reproduce import _execute
+    from boostlib.experiments.reproduce import _execute
 
     cells = [nbformat.v4.new_code_cell("preset = 'none'"), nbformat.v4.new_code_cell("print('preset', preset)")]
     cells[0].metadata["tags"], cells[1].metadata["tags"] = ["parameters"], ["shows"]
@@ -118,7 +119,7 @@ def test_boost_trains_what_the_method_says_at_the_given_learning_rate(monkeypatc
         given.append((args, settings))
         raise BoostError("far enough")
 
-    monkeypatch.setattr("boostlib.methods.run_method", stop)
+    monkeypatch.setattr("boostlib.experiments.methods.run_method", stop)
     command = ["boost", "--method", method, "--learning-rate", "0.125", "--seed", "3", "--w0-device", "cpu"]
     assert main(command) == 1
     ((chosen, *_), settings) = given[0]

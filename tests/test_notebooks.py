@@ -4,8 +4,8 @@ import nbformat
 import papermill
 import pytest
 
-from boostlib.embedded import installed_weights
-from boostlib.reproduce import ROOT, _shows, select
+from boostlib.experiments.reproduce import ROOT, _shows, select
+from boostlib.models.embedded import installed_weights
 
 NOTEBOOKS = select([])
 needs_model = pytest.mark.skipif(installed_weights("smollm2") is None, reason="the embedded model is not installed")

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 
 from boostlib import Ledger, load_model, replay
-from boostlib.methods import run_method, with_method
-from boostlib.presets import MATH
+from boostlib.experiments.methods import run_method, with_method
+from boostlib.experiments.presets import MATH
 
 
 def test_gsm8k_with_a_local_model_and_the_paper_presets_trainer(tiny_llama, tiny_tokenizer, tmp_path):

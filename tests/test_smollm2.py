@@ -8,7 +8,7 @@ import pytest
 import torch
 from recorded import recorded_run
 
-from boostlib import (
+from boostlib import BoostConfig, (
     AdapterConfig,
     Greedy,
     LowRankUpdate,
@@ -21,12 +21,12 @@ from boostlib import (
     preset,
     replay,
 )
-from boostlib.bundle import open_record
-from boostlib.embedded import installed_weights
-from boostlib.greedy import choose_plan
-from boostlib.methods import prepare
+from boostlib.common.stable import fingerprint_tensors, philox
+from boostlib.experiments.methods import prepare
+from boostlib.models.embedded import installed_weights
+from boostlib.records.bundle import open_record
 from boostlib.run import replay_run
-from boostlib.stable import fingerprint_tensors, philox
+from boostlib.strategies.greedy import choose_plan
 from boostlib.update import Weights
 
 pytestmark = pytest.mark.skipif(
@@ -61,8 +61,8 @@ def greedy_plan(basis, round, used):
     """By a made-up gradient; `used` grows."""
     draw = torch.Generator().manual_seed(round)
     gradients = {name: torch.randn(40, 40, generator=draw) * s[:, None] for name, (_, s, _) in basis.items()}
-    config = AdapterConfig(n_tie=18, strategy="greedy")
-    plan = [one.pair for one in choose_plan(gradients, basis, config, Greedy(candidates=4), round, used)]
+    config = BoostConfig(20, AdapterConfig(n_tie=18, strategy="greedy"), greedy=Greedy(candidates=4))
+    plan = [one.pair for one in choose_plan(gradients, basis, config, round, used)]
     for taken, (block, _) in zip(used, plan, strict=True):
         taken.add(block)
     return plan

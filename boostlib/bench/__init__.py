@@ -27,9 +27,9 @@ from boostlib.bench.round import bench_round
 from boostlib.bench.sandbox import bench_sandbox
 from boostlib.bench.setup import Setup
 from boostlib.bench.step import bench_step
-from boostlib.errors import BoostError
-from boostlib.identity import environment
-from boostlib.models import default_device
+from boostlib.common.errors import BoostError
+from boostlib.config import environment
+from boostlib.models.language import default_device
 
 SUBJECTS: Mapping[str, Callable[[Setup], list[Measurement]]] = {
     "basis": bench_basis,

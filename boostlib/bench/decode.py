@@ -18,7 +18,7 @@ from boostlib.adapter import TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.bench.measure import Measurement, clock, interleaved
 from boostlib.bench.setup import Setup, peft_tiny_lora
-from boostlib.generate import encode, generate
+from boostlib.evaluation.generate import encode, generate
 from boostlib.update import Weights
 
 FOLDED, LIVE, MERGED = "folded, folding counted", "PEFT TinyLoRA, live", "PEFT TinyLoRA, merged"

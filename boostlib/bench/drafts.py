@@ -11,8 +11,8 @@ from boostlib.adapter import TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.bench.measure import Measurement, clock, interleaved
 from boostlib.bench.setup import Setup
-from boostlib.drafts import Drafts
-from boostlib.evaluate import evaluate
+from boostlib.evaluation.drafts import Drafts
+from boostlib.evaluation.evaluate import evaluate
 from boostlib.tasks.base import TextTask
 
 SIZE = 0.3
@@ -28,15 +28,15 @@ def bench_drafts(setup: Setup) -> list[Measurement]:
 
 
 def _measured(setup: Setup, model, tokenizer, task: TextTask, adapter: TinyLoRA) -> Measurement:
-    before, last = Drafts(), {}
-    evaluate(model, tokenizer, task, "test", setup.batch_size, progress=False, drafts=before)
+    before, last = Drafts(setup.batch_size), {}
+    evaluate(model, tokenizer, task, "test", setup.batch_size, progress=False, decoder=before)
     before.record()
     adapter.attach(model)
 
     def run(name: str, drafts: Drafts | None) -> float:
         with clock() as taken:
-            last[name] = evaluate(model, tokenizer, task, "test", setup.batch_size, progress=False, drafts=drafts)
-        last[f"{name}, counts"] = drafts.record() if drafts else {"tokens": last[name].tokens}
+            last[name] = evaluate(model, tokenizer, task, "test", setup.batch_size, progress=False, decoder=drafts)
+        last[f"{name}, counts"] = drafts.entry()["drafts"] if drafts else {"tokens": last[name].tokens}
         return taken.seconds
 
     ours, plain = f"with drafts, {task.name}", f"all decoded, {task.name}"

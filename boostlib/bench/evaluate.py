@@ -12,9 +12,9 @@ from torch import nn
 from boostlib.bench.decode import left_padded
 from boostlib.bench.measure import Measurement, clock, interleaved
 from boostlib.bench.setup import Setup
-from boostlib.evaluate import evaluate
-from boostlib.generate import encode
-from boostlib.stop import cut_at
+from boostlib.evaluation.evaluate import evaluate
+from boostlib.evaluation.generate import encode
+from boostlib.evaluation.stop import cut_at
 from boostlib.tasks.base import Example, TextTask
 
 

@@ -10,7 +10,7 @@ from boostlib.adapter import TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.bench.measure import Measurement, clock, interleaved
 from boostlib.bench.setup import Setup
-from boostlib.generate import encode, generate
+from boostlib.evaluation.generate import encode, generate
 from boostlib.update import LowRankUpdate, Weights
 
 EXPORT, BASE = "merged export", "base"

@@ -20,6 +20,7 @@ from boostlib.adapter import TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.bench.measure import Measurement, clock, interleaved, phased
 from boostlib.bench.setup import Setup, peft_tiny_lora
+from boostlib.models.subject import Subject
 from boostlib.tasks.base import Example
 from boostlib.update import Weights
 
@@ -58,11 +59,11 @@ def bench_grpo(setup: Setup) -> list[Measurement]:
 
 def train_ours(setup: Setup, model: nn.Module, tokenizer, examples: Sequence[Example], adapter: TinyLoRA):
     """(seconds by phase, work done) of our trainer on an attached adapter."""
-    from boostlib.trl_trainer import FoldingTrainer  # TRL takes seconds to import
+    from boostlib.training.trl import FoldingTrainer  # TRL takes seconds to import
 
     once = replace(setup.trainer, max_samples=setup.trainer.samples)  # no second try: the peer has none
     with clock() as taken, phases(FoldingTrainer) as seen:
-        once.train(model, tokenizer, setup.task, examples, adapter)
+        once.train(Subject(model, tokenizer, setup.task), examples, adapter)
     return _by_phase(taken.seconds, seen)
 
 
@@ -80,13 +81,13 @@ def train_peer(setup: Setup, wrapped: nn.Module, tokenizer, examples: Sequence[E
 
 
 def _trl_trainer(kind: type, setup: Setup, wrapped: nn.Module, tokenizer, examples: Sequence[Example], scratch: str):
-    from boostlib.trl_trainer import grpo_config, reward_function
+    from boostlib.training.trl import Pass, reward_function
 
     own, task = setup.trainer, setup.task
     trainer = kind(
         wrapped,
         reward_function(task, examples),
-        grpo_config(own, scratch, task, len(examples), own.samples, 0, wrapped, own.learning_rate),
+        Pass(own, Subject(wrapped, tokenizer, task), examples, seed=0).config(scratch, own.learning_rate),
         Dataset.from_list([{"prompt": e.prompt, "index": i} for i, e in enumerate(examples)]),
         processing_class=tokenizer,
     )

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from boostlib.bench.setup import Setup
-from boostlib.models import default_device
-from boostlib.presets import MATH
-from boostlib.shapes import config_by_name, on_meta
+from boostlib.experiments.presets import MATH
+from boostlib.experiments.shapes import config_by_name, on_meta
+from boostlib.models.language import default_device
 
 STD = 0.02  # of the weights, as such models are initialised
 

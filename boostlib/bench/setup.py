@@ -9,11 +9,11 @@ from torch import nn
 
 from boostlib.adapter import AdapterConfig
 from boostlib.basis import target_modules
-from boostlib.grpo import GRPO
-from boostlib.models import load_model
-from boostlib.presets import MATH
+from boostlib.experiments.presets import MATH
+from boostlib.models.language import load_model
 from boostlib.tasks import load_task
 from boostlib.tasks.base import TextTask
+from boostlib.training.grpo import GRPO
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from boostlib.adapter import TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.bench.measure import Measurement, clock, interleaved
 from boostlib.bench.setup import Setup, peft_tiny_lora
-from boostlib.generate import encode, flat_linears
+from boostlib.evaluation.generate import encode, flat_linears
 
 PLAIN, OURS, PEER = "frozen model, no adapter", "adapter attached", "PEFT TinyLoRA"
 

@@ -10,7 +10,7 @@ import warnings
 from dataclasses import dataclass
 from enum import StrEnum
 
-from boostlib.errors import BoostError
+from boostlib.common.errors import BoostError
 
 
 class SandboxError(BoostError):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from boostlib.errors import BoostError
+from boostlib.common.errors import BoostError
 from boostlib.tasks.arithmetic import Arithmetic
 from boostlib.tasks.base import Example, LabelTask, Score, SplitTask, Task, TextTask
 from boostlib.tasks.binding import Binding

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
-from boostlib.errors import BoostError, DataError
-from boostlib.stable import philox, stable_seed
+from boostlib.common.errors import BoostError, DataError
+from boostlib.common.stable import philox, stable_seed
 
 Prompt = str | list[dict[str, str]]
 

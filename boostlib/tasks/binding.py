@@ -24,7 +24,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from boostlib.errors import BoostError, DataError
+from boostlib.common.errors import BoostError, DataError
 from boostlib.tasks.base import Example, LabelTask
 from boostlib.tasks.chains import read_chains
 from boostlib.tasks.clusters import clusters, split_by_cluster

@@ -10,7 +10,7 @@ cut first, to one common length, so that a short peptide beside a long receptor 
 import re
 from collections.abc import Sequence
 
-from boostlib.errors import DataError
+from boostlib.common.errors import DataError
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 LETTERS = frozenset(AMINO_ACIDS + "XBZUO")

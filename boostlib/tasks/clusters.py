@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
-from boostlib.stable import philox
+from boostlib.common.stable import philox
 
 ROWS = 512  # compared at a time: bounds the memory
 

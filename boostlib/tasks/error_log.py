@@ -24,9 +24,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from boostlib.errors import BoostError, DataError
+from boostlib.common.errors import BoostError, DataError
+from boostlib.common.stable import fingerprint_json
 from boostlib.sandbox import TaskError
-from boostlib.stable import fingerprint_json
 from boostlib.tasks.base import Example, Score
 from boostlib.tasks.log_cases import Case, to_case
 from boostlib.tasks.log_rows import SPLITS, check_rows, complain, is_cost, read_log

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from boostlib.errors import BoostError
-from boostlib.stable import philox
+from boostlib.common.errors import BoostError
+from boostlib.common.stable import philox
 from boostlib.tasks.base import Example, TextTask
 
 T = TypeVar("T")

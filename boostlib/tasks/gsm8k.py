@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from boostlib.errors import DataError
+from boostlib.common.errors import DataError
 from boostlib.tasks.answers import as_number, numbers_in
 from boostlib.tasks.base import Example, Score, TextTask, held_out
 from boostlib.tasks.latex import last_boxed, same_answer

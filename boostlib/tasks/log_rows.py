@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from boostlib.errors import DataError
+from boostlib.common.errors import DataError
 from boostlib.tasks.answers import as_number
 from boostlib.tasks.rows import Row
 

@@ -21,7 +21,7 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from boostlib.errors import BoostError, DataError
+from boostlib.common.errors import BoostError, DataError
 from boostlib.tasks.base import Example, Score, TextTask, held_out
 from boostlib.tasks.latex import last_boxed, same_answer
 from boostlib.tasks.rows import Source, load_rows

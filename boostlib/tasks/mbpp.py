@@ -18,7 +18,7 @@ import os
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from boostlib.errors import DataError
+from boostlib.common.errors import DataError
 from boostlib.sandbox import CodeTask, TaskError
 from boostlib.tasks.base import Example
 from boostlib.tasks.programs import Problem, ProgramTask

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import ClassVar
 
-from boostlib import world
+from boostlib.common import world
 from boostlib.sandbox import CodeResult, CodeSandbox, CodeTask, Limits, Status, TaskError
 from boostlib.tasks.base import Example, Score, TextTask
 from boostlib.tasks.source import BLOCK_END, find_code, split_tests

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boostlib.errors import DataError
+from boostlib.common.errors import DataError
 
 Row = dict[str, Any]
 

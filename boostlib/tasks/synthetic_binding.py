@@ -24,7 +24,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from boostlib.stable import philox
+from boostlib.common.stable import philox
 from boostlib.tasks.base import Example, LabelTask
 from boostlib.tasks.chains import AMINO_ACIDS
 

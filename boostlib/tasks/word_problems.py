@@ -23,7 +23,7 @@ from fractions import Fraction
 from itertools import product
 from typing import ClassVar
 
-from boostlib.stable import philox
+from boostlib.common.stable import philox
 from boostlib.tasks.answers import numbers_in
 from boostlib.tasks.base import Example, Score
 from boostlib.tasks.generated import GeneratedTask, deal

@@ -1,0 +1,170 @@
+"""Ledgers as tables: what each round did, and what a group of runs gained over the untrained model."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from boostlib.common.errors import BoostError
+from boostlib.evaluation.evaluate import paired_bootstrap
+from boostlib.evaluation.metrics import bootstrap_metrics, metrics
+from boostlib.records.ledger import Ledger
+from boostlib.records.rows import Round, held_out
+
+
+def rounds_table(ledger: Ledger) -> pd.DataFrame:
+    """One row a round, the untrained model first: failures, fixed, broken, accuracies, norms, steps, seconds.
+
+    "train" is an estimate where a round was evaluated in part (`Round.whole`).
+    """
+    base = ledger.base
+    if base is None:
+        raise BoostError(f"{ledger.dir} holds no finished evaluation yet: run it first")
+    rows = [{"round": "base", **_scores(base)}]
+    rounds = ledger.rounds
+    for row in rounds:
+        rows.append(
+            {
+                "round": row.index if row.merged else f"{row.index} ({'rejected' if row.rejected else 'skipped'})",
+                "failures": len(row.failures),
+                "fixed": len(row.fixed),
+                "broken": len(row.broken),
+                **_scores(row),
+                "adapter norm": row.adapter_norm,
+                "update norm": row.update_norm,
+                "fold retention": row.fold_retention,
+                "steps": row.steps,
+                **({"probing batches": row.cost["batches"] - row.steps} if "greedy" in row.extra else {}),
+                "seconds": sum(row.seconds.values()),
+            }
+        )
+    columns = list(dict.fromkeys(["round", "failures", "fixed", "broken", *(key for row in rows for key in row)]))
+    return pd.DataFrame(rows, columns=columns).set_index("round")
+
+
+def finished(ledger: Ledger) -> list[Round]:
+    """A run's rounds, at least one. Raises BoostError for a run without a finished round."""
+    rounds = ledger.rounds
+    if not rounds:
+        raise BoostError(f"{ledger.dir} has no finished round: let the run finish one")
+    return rounds
+
+
+def gains_table(groups: Mapping[str, Sequence[Ledger]], split: str = "test") -> pd.DataFrame:
+    """One row a group of runs (seeds): accuracy of base and boosted, gain with a paired 95% bootstrap interval.
+
+    The interval resamples problems (base and boosted answer kept together) and, with several runs, runs as well.
+    """
+    return pd.DataFrame([{"method": name, **_gain(name, runs, split)} for name, runs in groups.items()]).set_index(
+        "method"
+    )
+
+
+def versus_table(
+    groups: Mapping[str, Sequence[Ledger]], other: str, split: str = "test", after: int | None = None
+) -> pd.DataFrame:
+    """One row a group: its accuracy after `after` rounds (default: all) minus that of the group named `other`, paired
+    over problems and seeds, 95% interval. Compares the seeds that both have; "by seed" is the difference of each.
+
+    The interval resamples seeds too, but three of them, resampled, understate what other seeds would do: read "by seed"
+    beside it. Raises BoostError where no seed is shared, for a run without a finished round, or not scored on `split`.
+    """
+    by_seed = {label: {run.header["identity"]["seed"]: run for run in runs} for label, runs in groups.items()}
+    if other not in by_seed:
+        raise BoostError(f"versus_table has no runs of {other!r}; it has {', '.join(groups) or 'none'}")
+    rows = []
+    for label in (label for label in groups if label != other):
+        seeds = sorted(by_seed[label].keys() & by_seed[other].keys())
+        if not seeds:
+            raise BoostError(f"{label} and {other} share no seed: a paired comparison needs one")
+        ours, theirs = (
+            np.array([held_out(finished(runs[seed])[:after][-1], split).bits() for seed in seeds])  # (seeds, n)
+            for runs in (by_seed[label], by_seed[other])
+        )
+        gain, low, high = paired_bootstrap(theirs, ours)
+        differences = " ".join(f"{gap:+.3f}" for gap in ours.mean(axis=1) - theirs.mean(axis=1))
+        rows.append((label, ", ".join(map(str, seeds)), ours.mean(), theirs.mean(), gain, low, high, differences))
+    columns = ["method", "seeds", split, f"{split}, {other}", "difference", "low", "high", "by seed"]
+    return pd.DataFrame(rows, columns=columns).set_index("method")
+
+
+def classification_table(
+    groups: Mapping[str, Sequence[Ledger]], split: str = "test", plain: Mapping[str, np.ndarray] | None = None
+) -> pd.DataFrame:
+    """One row a classifier: accuracy, F1, AUC and the gain in accuracy over the linear probe, with 95% intervals.
+
+    plain: name -> logits (n,) of rows without a run, such as `metrics.floors`. The linear probe is the first group's
+    untrained model. Intervals resample examples and, with several runs, runs as well; "" where nothing is compared.
+    """
+    if not groups:
+        raise BoostError("classification_table got no runs: its first row is their untrained model")
+    probe = next(iter(groups.values()))[0].base.metrics[split]
+    labels = probe.labels()
+    rows = [_classified(name, labels, logits) for name, logits in (plain or {}).items()]
+    rows.append(_classified("linear probe", labels, probe.scores()))
+    for name, runs in groups.items():
+        gain = _gain(name, runs, split)
+        logits = np.array([run.rounds[-1].metrics[split].scores() for run in runs], dtype=float)  # (runs, n)
+        kept = {key: gain[key] for key in ("runs", "parameters a round", "degrees of freedom", "steps")}
+        change = f"{gain['gain']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+        moved = f"{gain['fixed']} / {gain['broken']}"
+        rows.append(_classified(name, labels, logits) | kept | {"gain": change, "fixed / broken (train)": moved})
+    table = pd.DataFrame(rows).set_index("method")
+    return table.astype(object).where(table.notna(), "")
+
+
+def _classified(name: str, labels: np.ndarray, logits: np.ndarray) -> dict:
+    found = bootstrap_metrics(labels, logits)
+    cells = {metric: f"{mean:.3f} ({low:.3f} to {high:.3f})" for metric, (mean, low, high) in found.items()}
+    return {"method": name, **cells}
+
+
+def provenance(ledgers: Sequence[Ledger]) -> str:
+    """Device, precision, seeds and dates of some runs, for a caption."""
+    headers = [ledger.header for ledger in ledgers]
+    devices = sorted({f"{h['environment']['device']} ({h['identity']['model']['dtype']})" for h in headers})
+    dates = sorted({h["environment"]["date"][:10] for h in headers})
+    seeds = sorted({h["identity"]["seed"] for h in headers})
+    return (
+        f"{', '.join(devices)}; seeds {', '.join(map(str, seeds))}; {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}"
+    )
+
+
+def _gain(name: str, runs: Sequence[Ledger], split: str) -> dict:
+    unfinished = [str(run.dir) for run in runs if run.base is None or not run.rounds]
+    if not runs or unfinished:
+        raise BoostError(f"{name}: no finished round in {', '.join(unfinished) or 'an empty list of runs'}")
+    before, after = (  # (runs, n) each
+        np.array([held_out(row, split).bits() for row in rows])
+        for rows in ([run.base for run in runs], [run.rounds[-1] for run in runs])
+    )
+    gain, low, high = paired_bootstrap(before, after)
+    rounds = [row for run in runs for row in run.rounds]
+    return {
+        "runs": len(runs),
+        "rounds": len(runs[0].rounds),
+        "parameters a round": runs[0].rounds[0].num_parameters,
+        "degrees of freedom": runs[0].rounds[0].degrees_of_freedom,
+        "steps": sum(row.steps for row in rounds) / len(runs),
+        "base": before.mean(),
+        "boosted": after.mean(),
+        "gain": gain,
+        "low": low,
+        "high": high,
+        "strict gain": np.mean([r.rounds[-1].metrics[split].strict - r.base.metrics[split].strict for r in runs]),
+        "fixed": sum(len(row.fixed) for row in rounds),
+        "broken": sum(len(row.broken) for row in rounds),
+    }
+
+
+def _scores(row) -> dict:
+    if any(metric.logits for metric in row.metrics.values()):  # a classifier: no format that strictness could ask for
+        scores = {"train": row.train_accuracy}
+        for split, metric in row.metrics.items():
+            found = metrics(metric.labels(), metric.scores())
+            scores |= {split: found["accuracy"], f"{split} F1": found["F1"], f"{split} AUC": found["AUC"]}
+        return scores
+    scores = {"train": row.train_accuracy, "train strict": row.train_strict}
+    for split, metric in row.metrics.items():
+        scores |= {split: metric.accuracy, f"{split} strict": metric.strict}
+    return scores

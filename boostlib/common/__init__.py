@@ -1,0 +1,4 @@
+"""What everything stands on: errors, stable randomness and hashes, durable files, several processes.
+
+Imports nothing of boostlib.
+"""

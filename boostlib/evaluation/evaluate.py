@@ -1,0 +1,141 @@
+"""Who gets it right: decode greedily and score with the task's own extractor, or classify; keep what failed.
+
+The same extractor serves evaluation and reward, and strict and lenient accuracy are both kept: much of what is
+reported as learning is formatting. `correct` is the lenient one: the answer found equals the gold answer. `strict`
+asks in addition for the format that the prompt asked for. A classifier is right where the sign of its logit is the
+label's; there is no format to miss, so both are the same.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import nn
+from tqdm.auto import tqdm
+
+from boostlib.common import world
+from boostlib.common.errors import DataError, ModelError
+from boostlib.evaluation.decode import Decode, Decoder
+from boostlib.evaluation.generate import encode
+from boostlib.models.classifier import SequenceClassifier
+from boostlib.models.features import logits
+from boostlib.models.sequences import encode_examples
+from boostlib.models.subject import Subject
+from boostlib.tasks.base import Example, LabelTask, Task
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation, example by example, in the order of the split."""
+
+    ids: list[str]
+    correct: np.ndarray  # (n,) bool: the answer is right
+    strict: np.ndarray  # (n,) bool: right, and in the format asked for
+    completions: list[str]  # of a text task
+    tokens: int  # generated tokens; read tokens of a classifier
+    seconds: float
+    logits: np.ndarray | None = None  # (n,) float32, of a classifier
+
+    @cached_property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return float(self.correct.mean())
+
+    @cached_property
+    def strict_accuracy(self) -> float:
+        """Share of right answers in the right format."""
+        return float(self.strict.mean())
+
+    @property
+    def failures(self) -> list[str]:
+        """Ids of the examples answered wrongly."""
+        return [id for id, right in zip(self.ids, self.correct, strict=True) if not right]
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer,
+    task: Task,
+    split: str = "train",
+    batch_size: int = 64,
+    examples: Sequence[Example] | None = None,
+    progress: bool = True,
+    decoder: Decoder | None = None,
+) -> Result:
+    """Answers to a split (or to `examples`), scored: greedy completions, or a classifier's logits.
+
+    decoder: how texts are completed, default `Decode(batch_size)`: see decode.py; not for classifiers.
+    Where several processes share a run all of them call it: each answers and scores its share, and all get the whole.
+
+    Raises DataError where there is nothing to score, ModelError where the model is not of the task's kind.
+    """
+    examples = task.split(split) if examples is None else list(examples)
+    if not examples:
+        raise DataError(f"task {task.name!r} has no examples in split {split!r}")
+    require_kind(model, task)
+    classifier, subject = isinstance(model, SequenceClassifier), Subject(model, tokenizer, task)
+    if classifier and decoder is not None and not isinstance(decoder, Decode):
+        raise ModelError(f"evaluate(decoder={decoder}): it completes texts, and a classifier writes none: leave it out")
+    decoder = decoder or Decode(batch_size)
+    decoder.ready(subject)
+    start = time.perf_counter()
+    hidden = not (progress and world.is_main())
+    with tqdm(
+        total=len(world.share(examples)), desc=f"evaluate {split}", unit="ex", leave=False, disable=hidden
+    ) as bar:
+        if classifier:
+            found = _classified(subject, examples, batch_size, bar.update)
+        else:
+            found = _completed(subject, examples, decoder, bar.update)
+    return Result(ids=[example.id for example in examples], seconds=time.perf_counter() - start, **found)
+
+
+def require_kind(model: nn.Module, task: Task) -> None:
+    """Raises ModelError where a language model is to answer a task of labels, or a classifier one of texts."""
+    if isinstance(model, SequenceClassifier) != isinstance(task, LabelTask):
+        asked, loader = ("labels", "load_classifier") if isinstance(task, LabelTask) else ("texts", "load_model")
+        raise ModelError(f"task {task.name!r} asks for {asked}: load the model with {loader}(name)")
+
+
+def _completed(subject: Subject, examples: Sequence[Example], decoder: Decoder, on_batch) -> dict:
+    def answers(part: Sequence[Example]) -> list[tuple[str, bool, bool, int]]:
+        prompts = encode(subject.tokenizer, [example.prompt for example in part])
+        ids = decoder.complete(subject, prompts, on_batch)
+        texts = subject.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        scores = subject.task.score_many(texts, part)
+        return [(text, s.correct, s.strict, len(row)) for text, s, row in zip(texts, scores, ids, strict=True)]
+
+    texts, correct, strict, lengths = zip(*world.spread(examples, answers), strict=True)
+    right = {"correct": np.array(correct, dtype=bool), "strict": np.array(strict, dtype=bool)}
+    return {**right, "completions": list(texts), "tokens": sum(lengths)}
+
+
+def _classified(subject: Subject, examples: Sequence[Example], batch_size: int, on_batch) -> dict:
+    model = subject.model
+    model.require_trained_head()
+    encoded = encode_examples(model, subject.tokenizer, subject.task, examples)
+    found = logits(model, subject.tokenizer, encoded, batch_size, on_batch).numpy()  # (n,)
+    correct = (found > 0) == np.array([example.answer == "1" for example in examples])
+    tokens = sum(len(one.ids) for one in encoded)
+    return {"correct": correct, "strict": correct, "completions": [], "tokens": tokens, "logits": found}
+
+
+def paired_bootstrap(
+    before: np.ndarray, after: np.ndarray, seed: int = 0, resamples: int = 10_000, level: float = 0.95
+) -> tuple[float, float, float]:
+    """(mean gain, low, high) of after - before, resampling examples with both of their outcomes kept together.
+
+    before, after: (n,) or (runs, n) bool or float. With several runs the same examples are drawn for all of them, and
+    runs are drawn too, so the interval covers both which problems were asked and which seed was trained with.
+    """
+    gain = np.atleast_2d(np.asarray(after, dtype=float) - np.asarray(before, dtype=float))  # (runs, n)
+    runs, n = gain.shape
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for i in range(resamples):
+        rows = rng.integers(runs, size=runs)
+        means[i] = gain[rows][:, rng.integers(n, size=n)].mean()
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(gain.mean()), float(low), float(high)

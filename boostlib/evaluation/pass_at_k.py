@@ -1,0 +1,67 @@
+"""pass@k: how often at least one of k samples is right (Chen et al. 2021, arXiv 2107.03374, section 2.1).
+
+    pass@k = mean over problems of 1 - C(n - c, k) / C(n, k)      n samples of a problem, c of them right
+
+Unbiased for every k <= n, unlike 1 - (1 - c/n)^k. pass@1 of greedy decoding is `evaluate(...).accuracy`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from boostlib.common.errors import BoostError
+from boostlib.evaluation.generate import encode, generate
+from boostlib.tasks.base import Example, Task
+
+
+def pass_at_k(correct: np.ndarray, k: int) -> float:
+    """The estimate for samples `correct`, (problems, n) bool. Raises BoostError unless 1 <= k <= n."""
+    correct = np.asarray(correct, dtype=bool)
+    n = correct.shape[1]
+    if not 1 <= k <= n:
+        raise BoostError(f"pass@{k} of {n} samples a problem: k must be between 1 and {n}; draw more samples")
+    wrong = n - correct.sum(axis=1)  # (problems,)
+    steps = np.arange(k)
+    none_right = np.prod(np.clip(wrong[:, None] - steps, 0, None) / (n - steps), axis=1)  # C(wrong, k) / C(n, k)
+    return float(1.0 - none_right.mean())
+
+
+def sample_correct(
+    model: nn.Module,
+    tokenizer,
+    task: Task,
+    split: str = "test",
+    samples: int = 10,
+    temperature: float = 0.8,
+    seed: int = 0,
+    batch_size: int = 8,
+    examples: Sequence[Example] | None = None,
+    progress: bool = True,
+) -> np.ndarray:
+    """Which of `samples` completions of each problem are right: (problems, samples) bool. batch_size counts problems.
+
+    Leaves torch's generators as they were.
+    """
+    examples = task.split(split) if examples is None else list(examples)
+    with (
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        tqdm(total=len(examples), desc=f"sample {split}", unit="ex", leave=False, disable=not progress) as bar,
+    ):
+        torch.manual_seed(seed)
+        ids = generate(
+            model,
+            tokenizer,
+            encode(tokenizer, [example.prompt for example in examples]),
+            task.max_new_tokens,
+            temperature=temperature,
+            samples=samples,
+            batch_size=batch_size,
+            on_batch=bar.update,
+            stop=task.stop,
+        )
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    scores = task.score_many(texts, [example for example in examples for _ in range(samples)])
+    return np.array([score.correct for score in scores], dtype=bool).reshape(len(examples), samples)

@@ -1,0 +1,61 @@
+"""A pass over a run's splits, in the form that a ledger keeps: who failed, and how accurate every split is.
+
+What scores anything here (`run`) is a Subject with `config` and `decoder`, as a Run is.
+"""
+
+import time
+from typing import Any
+
+from boostlib.evaluation.evaluate import Result, evaluate
+from boostlib.records.rows import Base, Round, Scores, pack_bits, pack_logits
+
+
+def score_splits(run, progress: bool = True) -> dict[str, Any]:
+    """The whole training set and every held-out split: "failures", "train_accuracy", "train_strict", "metrics"."""
+    results = {
+        split: evaluate(
+            run.model, run.tokenizer, run.task, split, run.config.batch_size, progress=progress, decoder=run.decoder
+        )
+        for split in ("train", *run.config.held_out)
+    }
+    train = results.pop("train")
+    return {
+        "failures": train.failures,
+        "train_accuracy": train.accuracy,
+        "train_strict": train.strict_accuracy,
+        "metrics": {split: _scores(result) for split, result in results.items()},
+    }
+
+
+def base_row(run, fingerprint: str, progress: bool = True) -> Base:
+    """The untrained model's line. What its passes cost is no round's, so the decoder's entry is dropped."""
+    start = time.perf_counter()
+    scores = score_splits(run, progress)
+    run.decoder.entry()
+    return Base(**scores, weights_fingerprint=fingerprint, seconds=round(time.perf_counter() - start, 2))
+
+
+def unchanged(last: Base | Round, failures: list[str]) -> dict[str, Any]:
+    """The scores after a round that changed no weight: those before it."""
+    return {
+        "failures": failures,
+        "train_accuracy": last.train_accuracy,
+        "train_strict": last.train_strict,
+        "metrics": last.metrics,
+    }
+
+
+def fixed_and_broken(failures: list[str], scores: dict[str, Any]) -> dict[str, Any]:
+    """A round's scores in terms of the failures it started from: who was fixed, who was broken."""
+    before, after = set(failures), set(scores["failures"])
+    return {
+        **scores,
+        "failures": failures,
+        "fixed": [id for id in failures if id not in after],
+        "broken": [id for id in scores["failures"] if id not in before],
+    }
+
+
+def _scores(result: Result) -> Scores:
+    logits = "" if result.logits is None else pack_logits(result.logits)
+    return Scores(result.accuracy, result.strict_accuracy, pack_bits(result.correct), logits)

@@ -1,0 +1,161 @@
+"""A vLLM engine that answers in the model's place: rollouts of GRPO, and evaluation. Off by default.
+
+    at every call: push cast(W0 + merged + dW), as the model holds it then, under the plain model's names; then decode
+
+TRL's `VLLMGeneration` makes the engine, in this process or as a client of a server, and pushes. What is ours, and why:
+- one engine for all rounds and evaluation: vLLM does not give an engine's memory back to its process, and a server's
+  weight transfer listens on one port, while a trainer is made anew every round;
+- v and a LoRA's wrappers are left out of what is pushed, and an embedded name becomes the folder that it stands for;
+- what TRL sets in the environment is taken back, else the next trainer would take this for a launched process.
+
+What this does not cover: it was tested with a fake engine and never run against a real vLLM. The engine computes in the
+dtype that its folder names, whatever the model's. Samples of a server do not follow the run's seed. A task's `stop` is
+applied to finished completions.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from boostlib.common import world
+from boostlib.common.errors import BoostError, ModelError
+from boostlib.evaluation.stop import cut_at
+from boostlib.models.language import weights_source
+from boostlib.models.subject import Subject
+
+if TYPE_CHECKING:
+    from trl.generation.vllm_generation import VLLMGeneration
+
+INSTALL = "pip install 'trl[vllm]'"
+LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # set by TRL for an engine in here
+
+_ENGINES: dict[tuple, "VLLMGeneration"] = {}  # for as long as the process lives
+
+
+@dataclass(frozen=True)
+class VLLM:
+    """Where vLLM runs; as a decoder, the greedy completions that it writes. No part of a run's identity; whether vLLM
+    is used is.
+
+    server: address of a vLLM server; None: an engine in this process. memory: the share of the GPU that it takes.
+    """
+
+    server: str | None = None
+    memory: float = 0.3
+
+    def __post_init__(self):
+        if self.server is not None and not self.server.startswith(("http://", "https://")):
+            raise BoostError(f'VLLM(server={self.server!r}): must be an address such as "http://localhost:8000"')
+        if not 0 < self.memory < 1:
+            raise BoostError(f"VLLM(memory={self.memory}): must be a share of the GPU, above 0 and below 1")
+
+    def ready(self, subject: Subject) -> None:
+        """Make the engine. Raises BoostError for a server and several processes."""
+        if self.server and world.size() > 1:  # TRL's client takes as many prompts from each
+            raise BoostError(
+                f"{self}: a server evaluates for one process, and there are {world.size()}; use VLLM(), one in each"
+            )
+        engine(self, subject.model, subject.tokenizer)
+
+    def complete(self, subject: Subject, prompt_ids: Sequence[list[int]], on_batch) -> list[list[int]]:
+        """The greedy completion of every prompt, as token ids up to and with the end token."""
+        made = engine(self, subject.model, subject.tokenizer)
+        ids, _ = complete(made, subject, prompt_ids)
+        on_batch(len(ids))
+        return ids
+
+    def entry(self) -> dict:
+        """Nothing to say: the run's identity says that vLLM decodes."""
+        return {}
+
+
+def require_vllm(setting: str) -> None:
+    """Raises BoostError, naming the setting that asks for it, where vLLM is not installed."""
+    if find_spec("vllm") is None:
+        raise BoostError(f"{setting}: vllm is not installed; `{INSTALL}` on a machine with a GPU, or leave it out")
+
+
+def engine(where: VLLM, model: nn.Module, tokenizer) -> "VLLMGeneration":
+    """The engine for models of this name and dtype, made at the first call, with the memory asked for there.
+
+    Several processes call it together. Raises BoostError where it cannot be.
+    """
+    require_vllm(f"{where}")
+    if not model.name_or_path:
+        raise ModelError(f"{where}: vLLM reads a model by its name, and this one has none: load it with load_model")
+    key = (where.server, model.name_or_path, model.dtype)
+    if key not in _ENGINES:
+        _ENGINES[key] = _start(where, model, tokenizer)
+    return _ENGINES[key]
+
+
+def complete(
+    engine: "VLLMGeneration",
+    subject: Subject,
+    prompt_ids: Sequence[list[int]],
+    temperature: float = 0.0,
+    samples: int = 1,
+) -> tuple[list[list[int]], list[list[float | None]]]:
+    """A completion of every prompt with the weights that the model holds now, and the log-probability of each token.
+
+    Its length and stop are the task's. temperature 0 decodes greedily. samples: how often each prompt stands in
+    `prompt_ids`, in a row.
+    """
+    model, stop = subject.model, subject.task.stop
+    engine.model, engine.temperature, engine.max_completion_length = model, temperature, subject.task.max_new_tokens
+    try:
+        with plain_names(model):
+            engine.sync_weights()
+        _, ids, logps, _ = engine.generate(prompt_ids, None, samples)
+    finally:
+        engine.model = None  # it outlives the models that it answers for
+    ids = [cut_at(row, subject.tokenizer, stop) if stop else list(row) for row in ids]
+    return ids, [[first for first, *_ in row[: len(kept)]] for row, kept in zip(logps, ids, strict=True)]
+
+
+@contextmanager
+def plain_names(model: nn.Module) -> Iterator[None]:
+    """Inside, `model.named_parameters()` gives the plain model's: without v, without LoRA's factors and wrappers."""
+    every = model.named_parameters
+
+    def plain(prefix: str = "", recurse: bool = True):
+        for name, parameter in every(prefix, recurse):
+            if not name.startswith("boost_adapter.") and ".lora_" not in name:
+                yield name.replace(".base_layer.", "."), parameter
+
+    model.named_parameters = plain
+    try:
+        yield
+    finally:
+        del model.named_parameters
+
+
+def _start(where: VLLM, model: nn.Module, tokenizer) -> "VLLMGeneration":
+    from accelerate import Accelerator
+    from trl.generation.vllm_generation import VLLMGeneration  # takes seconds to import
+
+    name, launch = model.name_or_path, {key: os.environ.get(key) for key in LAUNCH}
+    model.name_or_path = source = weights_source(name)
+    try:
+        return VLLMGeneration(
+            model,
+            Accelerator(),
+            tokenizer,
+            mode="server" if where.server else "colocate",
+            server_base_url=where.server,
+            gpu_memory_utilization=where.memory,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        serve, room = f"start it with `trl vllm-serve --model {source}`", "lower memory, or free memory on the GPU"
+        raise BoostError(f"no vLLM engine by {where}: {error} ({serve if where.server else room})") from error
+    finally:
+        model.name_or_path = name
+        for key, value in launch.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value

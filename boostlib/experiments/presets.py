@@ -1,0 +1,227 @@
+"""Every hyper-parameter of a run, in one frozen object per preset and section.
+
+smoke: continuous integration, a few steps. demo: 2 CPU cores, minutes, no hub. lab: the demo's model for 20 rounds on
+one GPU. paper: the models and data of the paper, one 80 GB GPU and the hub.
+
+Not stated by the paper and chosen here: learning rate, samples a prompt, steps a round, tying. The demo's
+were chosen on the dev splits of `arithmetic` and `python_basics` and the validation split of `synthetic_binding`
+alone (see data/runs/README.md).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from boostlib.adapter import AdapterConfig
+from boostlib.common.errors import BoostError
+from boostlib.config import BoostConfig
+from boostlib.strategies.gate import Gate
+from boostlib.training.cross_entropy import CrossEntropy
+from boostlib.training.grpo import GRPO
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model, a task, a trainer and the loop's settings: all that `boost` takes."""
+
+    name: str
+    model: str
+    task: str
+    trainer: GRPO | CrossEntropy  # CrossEntropy: the model is a classifier, its head is trained first
+    boost: BoostConfig
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "auto"
+    full_learning_rate: float = 1e-6  # of the full fine-tuning baseline
+    lora_learning_rate: float = 1e-4  # of the LoRA baseline, alpha = r
+    sizes: Mapping[int, tuple[int, int, float]] = field(default_factory=dict)  # numbers: (n_tie, u, learning rate)
+    gate: Gate | None = None  # None: every round is merged, as in the paper
+    also: tuple[str, ...] = ()  # other tasks that the base and the boosted model are scored on at the end
+
+    def with_seed(self, seed: int) -> "Preset":
+        """The same preset with another seed, of the adapter's P and of the training alike."""
+        return replace(self, boost=replace(self.boost, seed=seed, adapter=replace(self.boost.adapter, seed=seed)))
+
+
+_SMOL_12 = AdapterConfig(rank=2, u=1, n_tie=18)  # 210 modules: 12 parameters
+_SMOL_12_EVEN = replace(_SMOL_12, scaling="normalized")  # later rounds take steps of the first one's size
+_ANTI_12 = AdapterConfig(rank=2, u=1, n_tie=4)  # 48 modules: 12 parameters
+_ESM_12 = AdapterConfig(rank=2, u=1, n_tie=17)  # 198 modules: 12 parameters
+_QWEN_12 = AdapterConfig(rank=2, u=1, n_tie=21)  # 252 modules: 12 parameters
+
+MATH = {
+    "smoke": Preset(
+        name="smoke",
+        model="smollm2",
+        task="arithmetic",
+        task_options={"train": 48, "dev": 16, "test": 48},
+        trainer=GRPO(learning_rate=0.01, prompts=8, samples=4, max_steps=2),
+        boost=BoostConfig(rounds=2, adapter=_SMOL_12),
+        full_learning_rate=1e-5,
+        lora_learning_rate=2e-3,
+    ),
+    "demo": Preset(
+        name="demo",
+        model="smollm2",
+        task="arithmetic",
+        trainer=GRPO(learning_rate=0.01, prompts=16, samples=8, max_steps=8),
+        boost=BoostConfig(rounds=3, adapter=_SMOL_12),
+        full_learning_rate=1e-5,
+        lora_learning_rate=2e-3,
+        sizes={210: (1, 1, 0.005)},
+    ),
+    "lab": Preset(
+        name="lab",
+        model="smollm2",
+        task="arithmetic",
+        trainer=GRPO(learning_rate=0.01, prompts=16, samples=8, max_steps=8),
+        boost=BoostConfig(rounds=20, adapter=_SMOL_12, batch_size=256),
+        full_learning_rate=1e-5,
+        lora_learning_rate=2e-3,
+    ),
+    "paper": Preset(
+        name="paper",
+        model="Qwen/Qwen2.5-3B-Instruct",
+        task="gsm8k",
+        task_options={"dev": 0},
+        trainer=GRPO(
+            learning_rate=0.002, prompts=32, samples=8, max_steps=50, micro_batch=16, gradient_checkpointing=True
+        ),
+        boost=BoostConfig(rounds=20, adapter=_QWEN_12, batch_size=128),
+        also=("math500",),
+    ),
+}
+
+
+CODE = {
+    "smoke": Preset(
+        name="smoke",
+        model="smollm2",
+        task="python_basics",
+        task_options={"limits": {"train": 16, "dev": 8, "test": 16, "neighbour": 8}},
+        trainer=GRPO(learning_rate=0.01, prompts=4, samples=4, max_steps=1),
+        boost=BoostConfig(rounds=2, adapter=_SMOL_12_EVEN, held_out=("test", "neighbour")),
+    ),
+    "demo": Preset(
+        name="demo",
+        model="smollm2",
+        task="python_basics",
+        trainer=GRPO(learning_rate=0.01, prompts=8, samples=8, max_steps=4),
+        boost=BoostConfig(rounds=2, adapter=_SMOL_12_EVEN, held_out=("test", "neighbour"), batch_size=80),
+    ),
+    "lab": Preset(
+        name="lab",
+        model="smollm2",
+        task="python_basics",
+        trainer=GRPO(learning_rate=0.01, prompts=16, samples=16, max_steps=6),
+        boost=BoostConfig(rounds=20, adapter=_SMOL_12_EVEN, held_out=("test", "neighbour"), batch_size=256),
+    ),
+    "paper": Preset(
+        name="paper",
+        model="Qwen/Qwen2.5-3B-Instruct",
+        task="mbpp",
+        trainer=GRPO(
+            learning_rate=0.002, prompts=32, samples=8, max_steps=50, micro_batch=16, gradient_checkpointing=True
+        ),
+        boost=BoostConfig(rounds=20, adapter=_QWEN_12, held_out=("dev", "test"), batch_size=128),
+        also=("humaneval",),
+    ),
+}
+
+PROTEIN = {
+    "smoke": Preset(
+        name="smoke",
+        model="antiberty",
+        task="synthetic_binding",
+        task_options={"train": 128, "validation": 32, "test": 32},
+        trainer=CrossEntropy(learning_rate=0.01, batch=8, micro_batch=8, epochs=1.0, max_steps=2),
+        boost=BoostConfig(rounds=2, adapter=_ANTI_12, held_out=("validation", "test")),
+    ),
+    "demo": Preset(
+        name="demo",
+        model="antiberty",
+        task="synthetic_binding",
+        trainer=CrossEntropy(learning_rate=0.03, batch=16, micro_batch=16, epochs=8.0, max_steps=16),
+        boost=BoostConfig(rounds=3, adapter=_ANTI_12, held_out=("validation", "test")),
+        full_learning_rate=1e-5,
+        sizes={4032: (1, 84, 0.003), 129024: (1, 2688, 0.00003)},
+    ),
+    "lab": Preset(
+        name="lab",
+        model="antiberty",
+        task="synthetic_binding",
+        trainer=CrossEntropy(learning_rate=0.03, batch=16, micro_batch=16, epochs=8.0, max_steps=16),
+        boost=BoostConfig(rounds=20, adapter=_ANTI_12, held_out=("validation", "test"), batch_size=256),
+        full_learning_rate=1e-5,
+    ),
+    "paper": Preset(
+        name="paper",
+        model="facebook/esm2_t33_650M_UR50D",
+        task="binding",
+        trainer=CrossEntropy(learning_rate=0.01, batch=32, micro_batch=4, epochs=3.0, max_steps=200),
+        boost=BoostConfig(rounds=20, adapter=_ESM_12, held_out=("validation", "test"), batch_size=32),
+        full_learning_rate=1e-5,
+    ),
+}
+
+# real measurements on 2 CPU cores: a sample of the training rows, chains cut to fit
+BINDING = {
+    "demo": replace(
+        PROTEIN["demo"],
+        task="binding",
+        task_options={"limits": {"train": 320, "validation": 96, "test": 256}, "max_length": 256},
+        trainer=replace(PROTEIN["demo"].trainer, max_steps=8, checks=2),
+        sizes={},
+    ),
+    "paper": PROTEIN["paper"],
+}
+
+# rank growth: a live run as short as the theorem allows; comparisons come from recorded runs of MATH["demo"]'s settings
+GROWTH = {
+    "smoke": replace(
+        MATH["smoke"],
+        task_options={"train": 32, "dev": 8, "test": 16},
+        trainer=replace(MATH["smoke"].trainer, max_steps=1),
+    ),
+    "demo": replace(
+        MATH["demo"],
+        task_options={"train": 64, "dev": 16, "test": 64},
+        trainer=replace(MATH["demo"].trainer, max_steps=2),
+    ),
+    "lab": MATH["lab"],
+}
+
+# a worked incident: failures of SmolLM2 in three classes with costs, guards, and held-out cases (data/incident)
+_INCIDENT = {"path": str(Path(__file__).resolve().parents[2] / "data" / "incident"), "stop": "\n"}
+
+MAINTENANCE = {
+    "smoke": replace(
+        MATH["smoke"],
+        task="error_log",
+        task_options={**_INCIDENT, "max_new_tokens": 4, "limits": {"train": 32, "guard": 12, "test": 12}},
+        trainer=replace(MATH["smoke"].trainer, max_steps=4),
+        gate=Gate(adjacent=("test",), alpha=0.6, allowed_guards=1),  # four steps on 32 cases: too few to tell from luck
+    ),
+    "demo": replace(
+        MATH["demo"],
+        task="error_log",
+        task_options={**_INCIDENT, "max_new_tokens": 4},
+        boost=replace(MATH["demo"].boost, rounds=4),
+        gate=Gate(adjacent=("test",), allowed_guards=1),
+    ),
+    "lab": replace(
+        MATH["lab"],
+        task="error_log",
+        task_options={**_INCIDENT, "max_new_tokens": 4},
+        gate=Gate(adjacent=("test",), allowed_guards=1, patience=4),
+    ),
+}
+
+SECTIONS = {"math": MATH, "code": CODE, "protein": PROTEIN, "binding": BINDING}
+
+
+def preset(name: str, section: Mapping[str, Preset] = MATH) -> Preset:
+    """A preset of a section by name. Raises BoostError that lists the known ones."""
+    if name not in section:
+        raise BoostError(f"no preset {name!r}; there are {', '.join(section)}")
+    return section[name]

@@ -1,0 +1,123 @@
+"""Pictures of what became of the failures: flows, one line a problem, waiting times, costs. Numbers: dynamics.py."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+
+from boostlib.analysis.dynamics import costs_table, histories, states, stopping_table, train_size, waiting
+from boostlib.plots.style import BROKEN, COLORS, FIXED, GREY, canvas, draw, label_right, whole_numbers
+from boostlib.records.ledger import Ledger
+
+INK = {"never right": "#707070", "fell back": COLORS[3], "broken": BROKEN, "fixed": FIXED}
+RIGHT = "#E6EEF3"  # right from the start
+PARTS = ("probe", "train", "evaluate", "merge")  # of a round's seconds; not every kind of run has all of them
+
+
+def plot_flows(ledger: Ledger, ax: Axes | None = None) -> Axes:
+    """The training set as two stacks after every round, wrong below and right above, and who flowed between them.
+
+    Green: fixed in this round; orange: lost in this round; grey stayed wrong, light blue stayed right.
+    """
+    ax, n = canvas(ax), train_size(ledger)
+    wrong = histories(ledger).to_numpy()
+    left = wrong.sum(axis=0)  # failures after t rounds
+    for t in range(wrong.shape[1] - 1):
+        up, down = (int((a & b).sum()) for a, b in _moves(wrong, t))
+        # stacked from below on the left: stayed wrong, fixed | lost, stayed right
+        _band(ax, t, (0, left[t] - up), (0, left[t] - up), GREY)
+        _band(ax, t, (left[t] + down, n), (left[t + 1] + up, n), RIGHT)
+        _band(ax, t, (left[t] - up, left[t]), (left[t + 1], left[t + 1] + up), FIXED)
+        _band(ax, t, (left[t], left[t] + down), (left[t + 1] - down, left[t + 1]), BROKEN)
+    for t, count in enumerate(left):
+        ax.bar(t, count, 0.18, color="#707070")
+        ax.bar(t, n - count, 0.18, bottom=count, color="#9DB4C0")
+    ax.set(xlabel="rounds", ylabel="training problems", ylim=(0, n))
+    ax.xaxis.set_major_locator(whole_numbers())
+    up, down = (int((a & b).sum()) for a, b in _moves(wrong, wrong.shape[1] - 2))
+    last = left[-1]
+    places = [("wrong", last / 2, "#707070"), ("right", (last + n) / 2, "#5E7B8A")]
+    label_right(ax, [*places, ("fixed", last + up / 2, FIXED), ("lost", last - down / 2, BROKEN)])
+    return ax
+
+
+def plot_states(ledger: Ledger, ax: Axes | None = None) -> Axes:
+    """Problems by state after 0, 1, ... rounds, stacked: the failures by their past, and above them what is fixed."""
+    ax, table = canvas(ax), states(ledger)
+    tops = table.cumsum(axis=1)
+    ax.stackplot(table.index, table.T.to_numpy(), colors=[INK[state] for state in table], alpha=0.85, lw=0)
+    ax.set(xlabel="rounds", ylabel="training problems", xlim=(0, table.index[-1]))
+    ax.xaxis.set_major_locator(whole_numbers())
+    last = tops.iloc[-1] - table.iloc[-1] / 2
+    label_right(ax, [(state, last[state], INK[state]) for state in table])
+    return ax
+
+
+def plot_histories(ledger: Ledger, ax: Axes | None = None) -> Axes:
+    """One line a problem that was ever wrong, one column a state of the model; dark where it is wrong.
+
+    Sorted by when a problem was first right, then by how often it was wrong: solved early on top.
+    """
+    ax, wrong = canvas(ax), histories(ledger)
+    first_right = (~wrong).to_numpy().argmax(axis=1) + wrong.all(axis=1) * wrong.shape[1]
+    order = np.lexsort((wrong.sum(axis=1), first_right))
+    ax.imshow(
+        wrong.to_numpy()[order], aspect="auto", interpolation="nearest", cmap=ListedColormap(["#E6EEF3", "#404040"])
+    )
+    ax.set(xlabel="rounds", ylabel=f"{len(wrong)} problems ever wrong", yticks=[])
+    ax.xaxis.set_major_locator(whole_numbers())
+    return ax
+
+
+def plot_waiting(groups: Mapping[str, Sequence[Ledger]], ax: Axes | None = None) -> Axes:
+    """Share of the untrained model's failures that were never right so far, by rounds: how long a problem waits."""
+    curves = {}
+    for label, ledgers in groups.items():
+        seeds = [waiting(ledger) for ledger in ledgers]
+        curves[label] = ([range(len(y)) for y in seeds], seeds)
+    ax = draw(canvas(ax), curves, "rounds", "failures never right yet", {})
+    ax.set_ylim(0, 1)
+    return ax
+
+
+def plot_going_on(groups: Mapping[str, Sequence[Ledger]], split: str = "test", ax: Axes | None = None) -> Axes:
+    """Held-out accuracy by rounds, mean over seeds, with 95% intervals over problems and seeds."""
+    ax, ends = canvas(ax), []
+    for color, (label, ledgers) in zip(COLORS, groups.items(), strict=False):
+        table = stopping_table(ledgers, split)
+        ax.plot(table.index, table[split], ".-", color=color, ms=5)
+        ax.fill_between(table.index, table.low, table.high, color=color, alpha=0.12, lw=0)
+        ends.append((label, float(table[split].iloc[-1]), color))
+    ax.set(xlabel="rounds", ylabel=f"{split} accuracy")
+    ax.xaxis.set_major_locator(whole_numbers())
+    label_right(ax, ends)
+    return ax
+
+
+def plot_seconds(ledger: Ledger, ax: Axes | None = None) -> Axes:
+    """Seconds of every round, by what they went into: those of `PARTS` that the run has, a missing one counting 0."""
+    ax, table = canvas(ax), costs_table(ledger)
+    table = table[[part for part in PARTS if part in table]].fillna(0)
+    bottom, ends = np.zeros(len(table)), []
+    for color, part in zip(COLORS, table, strict=False):
+        ax.bar(table.index, table[part], bottom=bottom, color=color, width=0.8)
+        ends.append((part, float(bottom[-1] + table[part].iloc[-1] / 2), color))
+        bottom = bottom + table[part].to_numpy()
+    ax.set(xlabel="round", ylabel="seconds")
+    ax.xaxis.set_major_locator(whole_numbers())
+    label_right(ax, ends)
+    return ax
+
+
+def _moves(wrong: np.ndarray, t: int):
+    """(fixed, lost) between column t and t + 1, as pairs to be and-ed."""
+    return (wrong[:, t], ~wrong[:, t + 1]), (~wrong[:, t], wrong[:, t + 1])
+
+
+def _band(ax: Axes, t: int, start: tuple[float, float], end: tuple[float, float], color: str) -> None:
+    """A smooth band from the heights `start` at x = t to the heights `end` at x = t + 1."""
+    x = np.linspace(0, 1, 30)
+    ease = x * x * (3 - 2 * x)
+    low, high = (a + (b - a) * ease for a, b in zip(start, end, strict=True))
+    ax.fill_between(t + x, low, high, color=color, lw=0, alpha=0.9)

@@ -1,0 +1,166 @@
+"""A whole run in one small file: what `replay` needs beside the base model, and proof of what it must give.
+
+    file = "boostlib-bundle 1 " + SHA-256 of the rest + newline, then xz of one safetensors file:
+    metadata   `record`: run.json (base id, base fingerprint, identity, environment) and the ledger's lines, unchanged
+    tensors    v of every round, a sketch of every merged round, the head of a classifier
+
+    sketch[g, j] = sum over modules m of group g of  y_mj^T (B_m A_m) x_mj        (groups, PROBES) fp32
+
+The probes x, y are standard normal, drawn by Philox from the module's name, so they are never stored; the mean square
+of a sketch entry is |dW|^2 of its group, and a rebuilt round must agree within `TOLERANCE` of that norm. Sketches catch
+what checksums cannot: the right numbers put on a wrong basis, other noise P or another order of modules.
+
+The checksum finds damage and careless edits. It is no signature: who can rewrite the file can rewrite the checksum.
+"""
+
+import hashlib
+import json
+import lzma
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from boostlib.common.durable import write_durably
+from boostlib.common.errors import LedgerError, RunError
+from boostlib.common.stable import philox
+from boostlib.records.ledger import Ledger
+from boostlib.update import LowRankUpdate
+
+MAGIC = b"boostlib-bundle 1 "
+PROBES = 4  # per module: a wrong rebuild passes all of them with probability about (TOLERANCE)^4
+TOLERANCE = 1e-4  # a basis computed anew on another device agrees within 1e-5
+
+
+class Bundle(Ledger):
+    """Reads a bundle as the ledger of the run that it was made of. Raises RunError where it is none or was changed."""
+
+    def __init__(self, file: str | Path):
+        super().__init__(file)
+        self.path = self.dir
+        body = _checked(self.path)
+        try:
+            length = int.from_bytes(body[:8], "little")
+            record = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["record"])
+            self.tensors = load(body)
+            self._header, self._text = record["run"], record["ledger"].encode()
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise RunError(f"{self.path} is no bundle of this version ({error}): export it again") from None
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What run.json says in the run's directory."""
+        return self._header
+
+    def head(self) -> dict[str, Tensor] | None:
+        """The classifier's head; None for a language model."""
+        found = _part(self.tensors, "head.")
+        return found or None
+
+    def load_v(self, index: int) -> tuple[Tensor, dict[str, Any]] | None:
+        """(v, {}) of a round: what training noted beside the ledger's line stays in the run's directory."""
+        v = self.tensors.get(f"v.{index:04d}")
+        return None if v is None else (v, {})
+
+    def v_path(self, index: int) -> Path:
+        """The bundle: all rounds lie in it."""
+        return self.path
+
+    def require_sketch(self, index: int, update: LowRankUpdate, groups: Sequence[int]) -> None:
+        """Raises RunError where `update`, rebuilt for round `index`, is not the one that was exported."""
+        recorded = self.tensors.get(f"sketch.{index:04d}")
+        found, norms = sketch(update, groups), group_norms(update, groups)
+        if recorded is None or recorded.shape != found.shape:
+            raise RunError(f"{self.path} has no sketch of round {index} for these modules: export it again")
+        wrong = (found.double() - recorded.double()).abs().amax(dim=1) > TOLERANCE * norms
+        if wrong.any():
+            raise RunError(
+                f"{self.path}: round {index} was rebuilt wrongly (group {int(wrong.nonzero()[0])} of tied modules does "
+                "not match its sketch). Clear the cache of bases (`<cache>/basis`), and use the versions that the "
+                f"bundle records: {_versions(self.header)}"
+            )
+
+    def append(self, *row) -> None:
+        """Refused: see the error."""
+        raise RunError(f"{self.path} is a bundle, which never changes: continue the run in its directory")
+
+    create = save_v = repair = locked = append
+
+    def _good_bytes(self) -> bytes:
+        return self._text
+
+    def _round_files(self) -> list[Path]:
+        return []
+
+    def _bad(self, number: int, why: str) -> LedgerError:
+        return LedgerError(f"{self.path}, ledger line {number + 1}: {why}. Ask for an intact copy of the bundle")
+
+
+def open_record(path: str | Path) -> Ledger:
+    """The ledger in a run's directory, or in a bundle where `path` is a file."""
+    return Bundle(path) if Path(path).is_file() else Ledger(path)
+
+
+def write_bundle(
+    file: str | Path, ledger: Ledger, sketches: Mapping[int, Tensor], head: Mapping[str, Tensor], count: int
+) -> None:
+    """Write the first `count` rounds of `ledger`, whole or not at all; the same run gives the same bytes."""
+    lines = ledger._good_bytes().splitlines(keepends=True)[: count + 1]
+    tensors = {f"sketch.{index:04d}": tensor for index, tensor in sketches.items()}
+    tensors |= {f"head.{name}": tensor.detach().cpu().contiguous() for name, tensor in head.items()}
+    for row in ledger.rounds[:count]:
+        recorded = ledger.load_v(row.index)
+        if recorded is not None:  # a skipped round may have none
+            tensors[f"v.{row.index:04d}"] = recorded[0]
+    record = json.dumps({"run": ledger.header, "ledger": b"".join(lines).decode()})
+    body = lzma.compress(save(tensors, {"record": record}), preset=9)  # one key: safetensors would shuffle several
+    write_durably(Path(file), MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
+
+def sketch(update: LowRankUpdate, groups: Sequence[int]) -> Tensor:
+    """(groups, PROBES) fp32, as the equation above; groups: of each module in turn, as `TinyLoRA.group`."""
+    total = torch.zeros(max(groups) + 1, PROBES, dtype=torch.float64)
+    for group, (name, (b, a)) in zip(groups, update.items(), strict=True):
+        x, y = _probes(name, a.shape[1], b.shape[0])  # (PROBES, in), (PROBES, out)
+        total[group] += ((y @ b.double()) * (x @ a.double().T)).sum(dim=1)
+    return total.float()
+
+
+def group_norms(update: LowRankUpdate, groups: Sequence[int]) -> Tensor:
+    """|dW| of each group of tied modules, (groups,) fp64."""
+    squares = torch.zeros(max(groups) + 1, dtype=torch.float64)
+    for group, (name, pair) in zip(groups, update.items(), strict=True):
+        squares[group] += LowRankUpdate({name: pair}).norm() ** 2
+    return squares.sqrt()
+
+
+def _probes(name: str, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
+    noise = philox("sketch", name).standard_normal((PROBES, inputs + outputs))
+    return torch.from_numpy(np.ascontiguousarray(noise[:, :inputs])), torch.from_numpy(noise[:, inputs:].copy())
+
+
+def _checked(path: Path) -> bytes:
+    """The body of a bundle, after its checksum was compared."""
+    data = path.read_bytes()
+    first, _, body = data.partition(b"\n")
+    if not first.startswith(MAGIC):
+        raise RunError(f"{path} is no bundle (it does not begin with {MAGIC.decode()!r}): give a run or a bundle")
+    if first.removeprefix(MAGIC).decode(errors="replace") != hashlib.sha256(body).hexdigest():
+        raise RunError(f"{path} was changed or cut short after it was exported (checksum): ask for an intact copy")
+    try:
+        return lzma.decompress(body)
+    except lzma.LZMAError as error:
+        raise RunError(f"{path} cannot be unpacked ({error}): ask for an intact copy") from None
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _versions(header: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {header['environment'][key]}" for key in ("torch", "numpy", "boostlib"))

@@ -1,0 +1,220 @@
+"""The record of a run: what it is, then one JSON line a round, appended and never changed.
+
+    RUN/run.json             identity (model, data, adapter, trainer, seed) and the environment it started in
+    RUN/ledger.jsonl         line 1: the untrained model's scores; then one line a round
+    RUN/rounds/0003.safetensors   the numbers v of round 3 and what training did, written before the round's line
+
+A round exists once its line is on disk: each file is written aside, flushed and renamed, the line is flushed before
+anything depends on it. Every line carries the SHA-256 of itself and of the line before it, so an edited or missing line
+is found and named. A last line without its newline is what a crash leaves; it is dropped. With v, the plan and the
+seed, a round can be rebuilt without any data.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from boostlib.common.durable import disk_error, reached, write_durably
+from boostlib.common.errors import LedgerError, RunError
+from boostlib.common.stable import fingerprint_tensors
+from boostlib.records.rows import Base, Round, restore
+
+
+class Ledger:
+    """Reads and extends the record in `run_dir`. Raises LedgerError on the first bad line it reads."""
+
+    def __init__(self, run_dir: str | Path):
+        self.dir = Path(run_dir)
+        self.path = self.dir / "ledger.jsonl"
+
+    @property
+    def started(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.dir / "run.json").exists() or self.path.exists()
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The content of run.json. Raises RunError where there is no run."""
+        try:
+            return json.loads((self.dir / "run.json").read_text())
+        except FileNotFoundError:
+            raise RunError(f"{self.dir} holds no run (no run.json): give the directory of a run") from None
+        except json.JSONDecodeError as error:
+            raise RunError(f"{self.dir / 'run.json'} is damaged ({error}): restore it, or start a new run") from None
+
+    @property
+    def base(self) -> Base | None:
+        """The untrained model's line, None while it is not written."""
+        rows = self._rows()
+        return restore(Base, rows[0]) if rows else None
+
+    @property
+    def rounds(self) -> list[Round]:
+        """All finished rounds in order."""
+        return [restore(Round, row) for row in self._rows()[1:]]
+
+    def failures_after(self, count: int) -> list[str]:
+        """Ids that the model gets wrong after the first `count` rounds; newly broken ones come last."""
+        failing = dict.fromkeys(self.base.failures)
+        for row in self.rounds[:count]:
+            for fixed in row.fixed:
+                failing.pop(fixed)
+            failing.update(dict.fromkeys(row.broken))
+        return list(failing)
+
+    def create(self, header: dict[str, Any]) -> None:
+        """Write run.json."""
+        write_durably(self.dir / "run.json", (json.dumps(header, indent=1) + "\n").encode())
+
+    def discard(self) -> None:
+        """Take back run.json where nothing was recorded: the directory may be used for other settings."""
+        if not self._good_bytes():
+            (self.dir / "run.json").unlink()
+
+    def append(self, row: Base | Round) -> None:
+        """Add one line and flush it to the disk. On failure the ledger is as before."""
+        good = self._good_bytes()
+        lines = good.splitlines()
+        previous = json.loads(lines[-1])["chain"] if lines else ""
+        payload = asdict(row)
+        line = json.dumps({**payload, "chain": _chain(previous, payload)}, separators=(",", ":")) + "\n"
+        reached("before the ledger line")
+        try:
+            with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
+                file.truncate(len(good))  # a torn last line of a crash goes here
+                file.seek(len(good))
+                try:
+                    file.write(line.encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(len(good))
+                    raise
+        except OSError as error:
+            raise disk_error(self.path, error) from error
+        reached("after the ledger line")
+
+    def save_v(self, index: int, v: Tensor, notes: dict[str, Any]) -> None:
+        """Write a round's numbers and what training did."""
+        data = save({"v": v.detach().cpu().contiguous()}, metadata={"round": str(index), "notes": json.dumps(notes)})
+        reached("before the round file")
+        write_durably(self.v_path(index), data)
+        reached("after the round file")
+
+    def load_v(self, index: int) -> tuple[Tensor, dict[str, Any]] | None:
+        """(v, notes) of a round, None where the file is missing or cut short."""
+        try:
+            with safe_open(self.v_path(index), framework="pt") as file:
+                return file.get_tensor("v"), json.loads(file.metadata()["notes"])
+        except (FileNotFoundError, SafetensorError):
+            return None
+
+    def v_sha256(self, index: int) -> str:
+        """SHA-256 of a round's numbers as they lie on the disk; empty where the file is missing or damaged."""
+        recorded = self.load_v(index)
+        return fingerprint_tensors({"v": recorded[0]}) if recorded else ""
+
+    def v_path(self, index: int) -> Path:
+        """Where the numbers of a round are kept."""
+        return self.dir / "rounds" / f"{index:04d}.safetensors"
+
+    def verify(self) -> list[Round]:
+        """Check every line, every round file's hash and that no line is missing; returns the rounds."""
+        rounds = self.rounds
+        for row in rounds:
+            if not self._file_as_written(row.index, row.v_sha256):
+                raise self._bad(row.index + 1, f"{self.v_path(row.index)} is missing or was changed")
+        later = [path for path in self._round_files() if int(path.stem) > len(rounds)]
+        if later:
+            raise self._bad(len(rounds) + 1, f"{later[0]} is of a later round than the last line: lines were cut off")
+        return rounds
+
+    def repair(self) -> int:
+        """Cut back to the last good round, keep the old file as ledger.jsonl.bad; returns the rounds left."""
+        old = self.path.read_bytes() if self.path.exists() else b""
+        lines = old.splitlines(keepends=True)
+        rows = self._rows(stop_at_bad=True)
+        good = len(rows)
+        for number, row in enumerate(rows[1:], start=1):
+            if not self._file_as_written(row["index"], row["v_sha256"]):
+                good = number
+                break
+        self.path.with_suffix(".jsonl.bad").write_bytes(old)
+        write_durably(self.path, b"".join(lines[:good]))
+        kept = max(good - 1, 0)
+        for path in self._round_files():
+            if int(path.stem) >= kept:
+                path.unlink()
+        return kept
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run against a second process. Raises RunError where one has it, or the directory is read-only."""
+        try:
+            self.dir.mkdir(parents=True, exist_ok=True)
+            (self.dir / "rounds").mkdir(exist_ok=True)
+            file = open(self.dir / ".lock", "w")  # noqa: SIM115
+        except OSError as error:
+            raise disk_error(self.dir, error) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{self.dir} is in use by another process: stop it, or use another run_dir") from None
+            yield
+
+    def _good_bytes(self) -> bytes:
+        text = self.path.read_bytes() if self.path.exists() else b""
+        return text[: text.rfind(b"\n") + 1]
+
+    def _round_files(self) -> list[Path]:
+        return sorted((self.dir / "rounds").glob("[0-9]*.safetensors"))
+
+    def _file_as_written(self, index: int, sha256: str) -> bool:
+        return not sha256 or self.v_sha256(index) == sha256
+
+    def _rows(self, stop_at_bad: bool = False) -> list[dict[str, Any]]:
+        rows, previous = [], ""
+        for number, line in enumerate(self._good_bytes().splitlines()):
+            row, chain, why = _parse(line, previous)
+            if why and stop_at_bad:
+                break
+            if why:
+                raise self._bad(number, why)
+            rows.append(row)
+            previous = chain
+        return rows
+
+    def _bad(self, number: int, why: str) -> LedgerError:
+        good = f"last good round: {number - 2}" if number > 1 else "no good round before it"
+        return LedgerError(
+            f"{self.path}, line {number + 1}: {why}. {good}. "
+            f"`python -m boostlib verify {self.dir} --repair` cuts the run back to it and keeps the old file"
+        )
+
+
+def _chain(previous: str, payload: dict[str, Any]) -> str:
+    text = previous + json.dumps(payload, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _parse(line: bytes, previous: str) -> tuple[dict[str, Any], str, str]:
+    """(row, its checksum, what is wrong with it)."""
+    try:
+        row = json.loads(line)
+        chain = row.pop("chain")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return {}, "", "it is not a whole JSON line"
+    if chain != _chain(previous, row):
+        return {}, "", "its checksum does not match: it, or the line before it, was edited or removed"
+    return row, chain, ""

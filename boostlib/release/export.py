@@ -1,0 +1,145 @@
+"""A run as something to release: a plain model, a LoRA in PEFT's format, or one small file.
+
+    merged   cast(W0 + sum of rounds), saved by transformers: loads without boostlib, costs nothing at inference
+    peft     B = [B_0 .. B_T], A = [A_0; ..; A_T], lora_alpha = its rank r*T, so that scaling is 1
+    bundle   the ledger, every round's numbers and sketches (see `bundle.py`): `replay` rebuilds from it
+
+Departures and choices: a skipped or rejected round adds no columns, so T counts merged rounds. The LoRA keeps fp32
+factors, and where the base is bf16 it adds them in the forward pass instead of rounding them into the weights: it then
+differs from the merged model by that rounding, and is the finer of the two.
+
+Directories are written aside and renamed: an export exists whole or not at all. Nothing is overwritten.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from safetensors.torch import save_file
+from torch import nn
+
+from boostlib.common.durable import new_directory, require_absent
+from boostlib.common.stable import fingerprint_file
+from boostlib.models.classifier import SequenceClassifier
+from boostlib.models.language import load_tokenizer
+from boostlib.records.bundle import open_record, sketch, write_bundle
+from boostlib.records.ledger import Ledger
+from boostlib.release.card import model_card
+from boostlib.release.peft import lora_config, lora_tensors, serving_notes
+from boostlib.run import Run, each_round, load_recorded, rebuilt_rounds, replay_run, rounds_until
+from boostlib.tasks.base import Task
+
+log = logging.getLogger(__name__)
+
+
+def export_merged(
+    run_dir: str | Path,
+    out_dir: str | Path,
+    round: int | None = None,
+    model: nn.Module | None = None,
+    tokenizer=None,
+    task: Task | None = None,
+) -> Path:
+    """Write the model after `round` (default: the last) as a plain transformers model with tokenizer; returns out_dir.
+
+    run_dir: a run's directory or a bundle. A classifier becomes an encoder with `head.safetensors` beside it, which
+    `load_classifier(out_dir)` reads. model, tokenizer: the run's untrained ones, where they do not load by their name;
+    the model ends up at that round. task: the run's, for a table by error class in the card. Raises RunError where
+    `out_dir` exists, or `model` is another.
+    """
+    ledger = open_record(run_dir)
+    with new_directory(Path(out_dir)) as folder:
+        model, tokenizer = model_and_tokenizer(ledger, model, tokenizer)
+        done = replay_run(ledger, round, model)
+        _save_model(done.model, folder)
+        tokenizer.save_pretrained(folder)
+        kind = "encoder" if isinstance(done.model, SequenceClassifier) else "merged"
+        _save_card(done, folder, round, kind, task=task)
+    return Path(out_dir)
+
+
+def export_peft(
+    run_dir: str | Path,
+    out_dir: str | Path,
+    round: int | None = None,
+    model: nn.Module | None = None,
+    task: Task | None = None,
+) -> Path:
+    """Write all merged rounds up to `round` as one LoRA of rank r*T that PEFT and vLLM load; returns out_dir.
+
+    task: as for `export_merged`. Raises RunError where `out_dir` exists, or no round was merged. Whether vLLM takes the
+    LoRA, and with which `--max-lora-rank`, is logged and stands in the card.
+    """
+    ledger = open_record(run_dir)
+    with new_directory(Path(out_dir)) as folder:
+        done = replay_run(ledger, round, model)
+        config = lora_config(done)
+        notes = serving_notes(config)
+        for note in notes:
+            log.info("%s: %s", out_dir, note)
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        save_file(lora_tensors(done.update, done.model), folder / "adapter_model.safetensors", {"format": "pt"})
+        if isinstance(done.model, SequenceClassifier):
+            done.model.save_head(folder)
+        _save_card(done, folder, round, "peft", notes, task)
+    return Path(out_dir)
+
+
+def export_bundle(
+    run_dir: str | Path, file: str | Path, round: int | None = None, model: nn.Module | None = None
+) -> Path:
+    """Write the run up to `round` as one file of some kilobytes, after rebuilding it once; returns file.
+
+    The file holds no weights beside v (and a classifier's head): whoever replays it needs the base model.
+    """
+    require_absent(Path(file))
+    ledger = open_record(run_dir)
+    count = rounds_until(ledger, round)
+    done = replay_run(ledger, round, model)
+    rebuilt = rebuilt_rounds(ledger, done.basis, done.config.adapter, count)
+    sketches = {one.round: sketch(one.update(), one.groups()) for one in rebuilt}
+    head = done.model.head.state_dict() if isinstance(done.model, SequenceClassifier) else {}
+    write_bundle(file, ledger, sketches, head, count)
+    return Path(file)
+
+
+def verify_weights(ledger: Ledger, model: nn.Module | None = None) -> pd.DataFrame:
+    """Rebuild every round and compare its target weights with the ledger's: one row a round, the untrained one first.
+
+    "bit for bit" where the hash agrees, else "not bit for bit", which another device, other versions or another number
+    of threads explain. Raises RunError where a bundle's sketch says that a round was rebuilt wrongly.
+    """
+    run = replay_run(ledger, -1, model)
+    found = [("base", ledger.base.weights_fingerprint == run.fingerprint())]
+    found += [(row.index, run.fingerprint() == row.weights_fingerprint) for row in each_round(run)]
+    words = {True: "bit for bit", False: "not bit for bit"}
+    return pd.DataFrame([(name, words[same]) for name, same in found], columns=["round", "weights"]).set_index("round")
+
+
+def model_and_tokenizer(ledger: Ledger, model: nn.Module | None, tokenizer):
+    """Both as given, the missing ones loaded by the run's recorded name."""
+    if model is None:
+        loaded, found = load_recorded(ledger)
+        return loaded, tokenizer or found
+    generates = not isinstance(model, SequenceClassifier)
+    return model, tokenizer or load_tokenizer(ledger.header["identity"]["model"]["name"], generates)
+
+
+def _save_model(model: nn.Module, folder: Path) -> None:
+    """By transformers' own means; what tells of a quantized origin (GGUF) goes, since these weights are plain."""
+    plain = model.encoder if isinstance(model, SequenceClassifier) else model
+    plain.save_pretrained(folder)
+    if plain is not model:
+        model.save_head(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    if config.pop("quantization_config", None):
+        path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _save_card(run: Run, folder: Path, round: int | None, kind: str, notes: Sequence[str] = (), task=None) -> None:
+    files = {path.name: fingerprint_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    card = model_card(run.ledger, rounds_until(run.ledger, round), run.fingerprint(), kind, files, notes, task)
+    (folder / "README.md").write_text(card)

@@ -1,0 +1,106 @@
+"""Phase 1 of the protein section: the linear probe, a head on frozen features.
+
+    w, b = argmin  mean_i c_i log(1 + exp(-y_i (w . z_i + b))) + |w|^2 / (2 C n)        z: standardised features
+
+The encoder reads every sequence once (`features.py`); the fit is scikit-learn's logistic regression. Both classes
+weigh the same (c_i), so that a logit of 0 is the boundary between them however many binders a split has. C is the one
+that the validation split likes best. The head is folded back to unstandardised features and then frozen: boosting
+starts from here.
+
+Departure: the paper trains its probe by gradient descent; the problem is convex, so it is solved here, without a
+learning rate or a seed.
+"""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
+from tqdm.auto import tqdm
+
+from boostlib.common import world
+from boostlib.common.errors import DataError
+from boostlib.models.classifier import SequenceClassifier
+from boostlib.models.features import features
+from boostlib.models.sequences import encode_examples, say_what_was_cut
+from boostlib.tasks.base import Example, LabelTask
+
+log = logging.getLogger(__name__)
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C, weakest fit first
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What phase 1 found: losses are class-balanced log losses by C."""
+
+    C: float
+    train_loss: dict[float, float]
+    validation_loss: dict[float, float]
+    num_parameters: int
+    cut: dict[str, int]  # examples that lost residues, by split
+
+
+def train_head(
+    model: SequenceClassifier,
+    tokenizer,
+    task: LabelTask,
+    batch_size: int = 64,
+    validation: str = "validation",
+    progress: bool = True,
+) -> Probe:
+    """Fit the head of `model` on the training split, in place, and freeze it.
+
+    Reads, and keeps the features of, every split of the task, so that the first evaluation of a run costs nothing.
+    Raises DataError where a split has one class alone.
+    """
+    pooled, labels, cut = {}, {}, {}
+    for split in task.splits:
+        examples = task.split(split)
+        encoded = encode_examples(model, tokenizer, task, examples)
+        cut[split] = say_what_was_cut(task, split, encoded)
+        labels[split] = labels_of(examples, f"{task.name}, split {split!r}")
+        mine, hidden = len(world.share(encoded)), not (progress and world.is_main())
+        with tqdm(total=mine, desc=f"features {split}", unit="seq", leave=False, disable=hidden) as bar:
+            pooled[split] = features(model, tokenizer, encoded, batch_size, bar.update, keep=True).double().numpy()
+    fits = world.on_main(lambda: {C: _fit(pooled["train"], labels["train"], C) for C in PENALTIES})
+    losses = [
+        {C: _loss(pooled[split], labels[split], *fit) for C, fit in fits.items()} for split in ("train", validation)
+    ]
+    best = min(PENALTIES, key=losses[1].get)
+    weight, bias = fits[best]
+    with torch.no_grad():
+        model.head.weight.copy_(torch.from_numpy(weight)[None])
+        model.head.bias.fill_(bias)
+    model.head.requires_grad_(False)
+    return Probe(best, *losses, num_parameters=sum(p.numel() for p in model.head.parameters()), cut=cut)
+
+
+def labels_of(examples: Sequence[Example], where: str) -> np.ndarray:
+    """(n,) 0 or 1. Raises DataError where only one of them occurs."""
+    labels = np.array([int(example.answer) for example in examples])
+    if len(set(labels)) < 2:
+        raise DataError(f"{where}: all {len(labels)} examples have the label {labels[0]}; both are needed")
+    return labels
+
+
+def _fit(x: np.ndarray, y: np.ndarray, C: float) -> tuple[np.ndarray, float]:
+    """(w (hidden,), b) on the features as they are."""
+    scaler = StandardScaler().fit(x)
+    solver = LogisticRegression(C=C, class_weight="balanced", max_iter=2000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a weak penalty may stop at max_iter: the validation loss judges it
+        solver.fit(scaler.transform(x), y)
+    weight = solver.coef_[0] / scaler.scale_
+    return weight, float(solver.intercept_[0] - weight @ scaler.mean_)
+
+
+def _loss(x: np.ndarray, y: np.ndarray, weight: np.ndarray, bias: float) -> float:
+    chance = 1 / (1 + np.exp(-np.clip(x @ weight + bias, -60, 60)))
+    return float(log_loss(y, chance, sample_weight=compute_sample_weight("balanced", y), labels=[0, 1]))

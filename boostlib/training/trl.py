@@ -1,0 +1,278 @@
+"""TRL's GRPO trainer, told to roll out folded weights and to skip what carries no signal.
+
+What is ours, and leaves the loss and its gradient the same:
+- rollouts run on folded weights, so that sampling costs what the plain model costs, and read a shared prefix once;
+- completions of groups without advantage (all right or all wrong) get no forward or backward pass: their terms are 0;
+- equal completions of one prompt are run once, and the tokens that all prompts begin with are run once a step.
+
+What TRL would do otherwise and is undone: its trainer wraps `model.forward` for good; we put the plain one back.
+Trains whatever requires a gradient: the attached adapter or LoRA, or, without one, all weights (full fine-tuning).
+"""
+
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PrinterCallback, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from boostlib.adapter import TinyLoRA
+from boostlib.common import world
+from boostlib.common.errors import TrainingError, explain_oom
+from boostlib.evaluation.generate import flat_linears, generate, shared_prefix
+from boostlib.evaluation.vllm import complete, engine
+from boostlib.models.subject import Subject
+from boostlib.records.rows import Training
+from boostlib.tasks.base import Example, TextTask
+from boostlib.training.lora import LoRA
+from boostlib.training.watch import Watch
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of GRPO over `examples`, as `settings` (a GRPO) say."""
+
+    settings: Any
+    subject: Subject
+    examples: Sequence[Example]
+    seed: int
+
+    def train(self, adapter: TinyLoRA | LoRA | None) -> Training:
+        """Train what requires a gradient; adapter: it is attached, and rollouts fold it. As `GRPO.train`."""
+        return self._run(adapter, self.settings.learning_rate)
+
+    def probe(self) -> Training:
+        """The same batches, losses and backward passes, but no step: nothing moves."""
+        return self._run(None, 0.0)
+
+    def _run(self, adapter, rate: float) -> Training:
+        settings, subject, model = self.settings, self.subject, self.subject.model
+        watch, trained = Watch([p for p in model.parameters() if p.requires_grad], adapter), Training()
+        prompts = prompts_a_step(settings, len(self.examples))
+        engine_of = engine(settings.vllm, model, subject.tokenizer) if settings.use_vllm else None  # it seeds, too
+        own_forward = vars(model).get("forward")
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            warnings.catch_warnings(),
+            explain_oom("micro_batch or prompts of GRPO", f"{settings.micro_batch} and {prompts}"),
+            flat_linears(model),
+        ):
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # renamed in transformers
+            warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)  # renamed in torch
+            trainer = FoldingTrainer(
+                model,
+                reward_function(subject.task, self.examples),
+                self.config(scratch, rate),
+                Dataset.from_list(
+                    [{"prompt": self.examples[i].prompt, "index": i} for i in sampled(len(self.examples), prompts)]
+                ),
+                processing_class=subject.tokenizer,
+                callbacks=[Recorder(trained, subject.on_step)],
+            )
+            trainer.adapter, trainer.rollout_batch, trainer.subject = adapter, settings.rollout_batch, subject
+            trainer.engine, trainer.use_vllm = engine_of, engine_of is not None
+            trainer.remove_callback(PrinterCallback)
+            try:
+                with world.explain_loss():
+                    trainer.train()
+            except RuntimeError as error:  # torch.multinomial, on folded weights that overflowed
+                if "probability tensor contains" not in str(error):
+                    raise
+                raise TrainingError(f"NaN in rollouts: lower learning_rate, now {settings.learning_rate}") from error
+            finally:
+                _restore_forward(model, own_forward)
+                if settings.gradient_checkpointing:  # TRL leaves it on, and what comes next may want its cache
+                    model.gradient_checkpointing_disable()
+                model.eval()
+        trained.tokens = world.total(trainer.generated_tokens)
+        watch.check(had_signal=any(trained.signal) and rate > 0)
+        return trained
+
+    def config(self, scratch: str, rate: float) -> GRPOConfig:
+        """TRL's settings for it; scratch: a folder that TRL may write to."""
+        settings, subject, failures = self.settings, self.subject, len(self.examples)
+        batch = prompts_a_step(settings, failures) * settings.samples // world.size()  # of each process
+        micro = max(d for d in range(1, min(settings.micro_batch, batch) + 1) if batch % d == 0)
+        config = GRPOConfig(
+            output_dir=scratch,
+            learning_rate=rate,
+            lr_scheduler_type="constant",
+            weight_decay=0.0,
+            max_grad_norm=settings.max_grad_norm,
+            max_steps=settings.num_steps(failures),
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=batch // micro,
+            steps_per_generation=batch // micro,
+            num_generations=settings.samples,
+            max_completion_length=subject.task.max_new_tokens,
+            temperature=settings.temperature,
+            beta=settings.beta,
+            loss_type="dapo",
+            gradient_checkpointing=settings.gradient_checkpointing,
+            bf16=False,  # the model keeps its own dtype and v stays fp32: no autocast
+            use_vllm=False,  # TRL would make an engine of its own, every round: ours is given to the trainer instead
+            use_cpu=subject.model.device.type == "cpu",
+            ddp_find_unused_parameters=False,  # every number takes part in every pass
+            ddp_broadcast_buffers=False,  # they never change, and a pass may run the model twice
+            seed=self.seed,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        )
+        config.mixed_precision = "no"  # nor any that a launcher's configuration asks for
+        return config
+
+
+def prompts_a_step(settings, failures: int) -> int:
+    """Prompts of one step: `settings.prompts`, or as many as there are failures. Several processes take equal parts of
+    its completions: the most prompts for which they can, and at least so many that they can."""
+    unit, samples = world.size() // math.gcd(world.size(), settings.samples), settings.samples
+    if settings.prompts < unit:
+        raise TrainingError(
+            f"GRPO(prompts={settings.prompts}): {world.size()} processes cannot take equal parts of {settings.prompts} "
+            f"prompts with {samples} samples each: at least {unit} prompts, or fewer processes, which continue this run"
+        )
+    return max(unit, min(settings.prompts, failures) // unit * unit)
+
+
+def sampled(failures: int, prompts: int) -> list[int]:
+    """Indices of the examples to sample: each once, over again where a step takes more prompts than there are."""
+    return [i % failures for i in range(max(failures, prompts))]
+
+
+class FoldingTrainer(GRPOTrainer):
+    """TRL's trainer with three seams used: how completions are made, which rows reach the loss, how they are run."""
+
+    adapter: TinyLoRA | LoRA | None = None
+    generated_tokens = 0
+    rollout_batch = 512  # completions sampled together
+    subject: Subject | None = None
+    engine: Any = None  # vLLM's, where it samples: TRL's use_vllm then runs all rows forward once, to correct for it
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        with self.adapter.folded() if self.adapter else nullcontext():
+            if self.engine:
+                out = complete(self.engine, self.subject, prompt_ids, self.temperature, num_generations)
+            else:
+                out = self._sample(prompt_ids, num_generations), None
+        self.generated_tokens += sum(map(len, out[0]))
+        return out
+
+    def _sample(self, prompt_ids, num_generations) -> list[list[int]]:
+        blocks = [prompt_ids[i : i + num_generations] for i in range(0, len(prompt_ids), num_generations)]
+        whole = all(len(b) == num_generations and all(p == b[0] for p in b) for b in blocks)
+        return generate(
+            self.accelerator.unwrap_model(self.model),
+            self.processing_class,
+            [b[0] for b in blocks] if whole else prompt_ids,
+            self.max_completion_length,
+            temperature=self.temperature,
+            samples=num_generations if whole else 1,
+            batch_size=max(1, self.rollout_batch // num_generations) if whole else self.rollout_batch,
+            stop=self.subject.task.stop,
+            oom_setting="rollout_batch of GRPO (completions sampled together)",
+        )
+
+    def _compute_loss(self, model, inputs):
+        alive = inputs["advantages"] != 0
+        count, rows = self._rows_to_run(int(alive.sum())), len(alive)
+        if self.beta != 0.0 or count == rows:  # with a KL term every row counts
+            return super()._compute_loss(model, inputs)
+        if not count:
+            return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0
+        chosen = torch.argsort((~alive).int(), stable=True)[:count]  # those with an advantage, in order, come first
+        kept = {k: v[chosen] if isinstance(v, Tensor) and v.dim() and len(v) == rows else v for k, v in inputs.items()}
+        return super()._compute_loss(model, kept)
+
+    @staticmethod
+    def _rows_to_run(alive: int) -> int:
+        """How many rows go through the model: over several processes as many in each, since TRL gathers a number a
+        row, and at least one, since gradients are averaged in the backward pass."""
+        return alive if world.size() == 1 else max(1, world.largest(alive))
+
+    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
+        plain = kwargs.get("batch_size") or kwargs.get("compute_aux_loss") or self.args.gradient_checkpointing
+        if plain or any(kwargs.get(key) is not None for key in ("pixel_values", "token_type_ids")):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        logps, entropies = completion_logps(model, input_ids, attention_mask, logits_to_keep)
+        return logps, entropies if kwargs.get("compute_entropy") else None, None
+
+
+def completion_logps(model: nn.Module, ids: Tensor, mask: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies of the last `keep` tokens of every row, (B, keep) each, differentiable.
+
+    ids, mask: (B, L), prompts padded on the left, completions on the right, as TRL lays them out. `model` carries TRL's
+    fused head. Equal rows are run once; tokens that all rows begin with are run once for the whole batch.
+    """
+    both, inverse = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
+    ids, mask = both.chunk(2, dim=1)
+    start = mask.argmax(dim=1)  # (U,) first real token
+    prompts = [row[m.bool()].tolist() for row, m in zip(ids[:, :-keep], mask[:, :-keep], strict=True)]
+    length = len(shared_prefix(prompts))
+    column = torch.arange(ids.shape[1] - length, device=ids.device)
+    keep_column = column + length * (column >= start[:, None])  # (U, L - P): left padding stays, the prefix goes
+    rest, rest_mask = ids.gather(1, keep_column), mask.gather(1, keep_column)
+    cache = None
+    if length:
+        prefix = ids[0, start[0] : start[0] + length][None]  # (1, P)
+        cache = model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_repeat_interleave(len(ids))
+    labels = rest.masked_fill(rest_mask == 0, -100)
+    labels[:, :-keep] = -100
+    out = model(
+        input_ids=rest,
+        attention_mask=torch.cat([rest_mask.new_ones(len(ids), length), rest_mask], dim=1),
+        position_ids=length + (rest_mask.cumsum(-1) - 1).clamp_min(0),
+        past_key_values=cache,
+        labels=labels,
+        fused_lm_head=True,
+    )
+    return out.log_probs[:, -keep:][inverse], out.entropy[:, -keep:][inverse]
+
+
+class Recorder(TrainerCallback):
+    """Keeps each step's reward and signal, passes them on, and stops at the first NaN."""
+
+    def __init__(self, trained: Training, on_step: Callable[[dict], None] | None):
+        self.trained, self.on_step = trained, on_step
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if "reward" not in (logs or {}):
+            return
+        if logs["reward"] is None or not math.isfinite(logs["reward"]):
+            raise TrainingError(f"the reward is NaN at step {state.global_step}: the task's score is at fault")
+        if not math.isfinite(logs.get("loss", 0.0)) or not math.isfinite(logs.get("grad_norm", 0.0)):
+            raise TrainingError(
+                f"NaN in loss or gradient at step {state.global_step}: lower learning_rate, now {args.learning_rate}"
+            )
+        self.trained.steps += 1
+        self.trained.rewards.append(round(logs["reward"], 4))
+        self.trained.signal.append(round(1.0 - logs["frac_reward_zero_std"], 4))
+        if self.on_step:
+            self.on_step({"step": self.trained.steps, "of": state.max_steps, "reward": logs["reward"]})
+
+
+def reward_function(task: TextTask, examples: Sequence[Example]):
+    def reward(prompts, completions, index, **_) -> list[float]:
+        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+        scores = world.agreed(lambda: task.score_many(texts, [examples[i] for i in index]))
+        return [score.reward for score in scores]
+
+    return reward
+
+
+def _restore_forward(model: nn.Module, own_forward) -> None:
+    vars(model).pop("forward", None)
+    if own_forward is not None:
+        model.forward = own_forward

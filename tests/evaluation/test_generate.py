@@ -1,0 +1,199 @@
+"""Shared prefixes, batches and repeated samples save work and change no token."""
+
+import functools
+import sys
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from boostlib.common.errors import DataError
+from boostlib.evaluation.generate import encode, flat_linears, generate, shared_prefix
+from boostlib.evaluation.stop import cut_at
+
+PREFIX = [5, 9, 44, 17, 80, 33]
+RAGGED = [[7], [60, 3, 91, 12], [8, 8], [7, 30, 55, 90, 120, 200, 31], [99, 4, 4]]
+PROMPTS = {
+    "shared": [PREFIX + rest for rest in RAGGED],
+    "unshared": [[40 + i, *rest] for i, rest in enumerate(RAGGED)],
+    "equal": [PREFIX] * 3,
+    "one": [PREFIX],
+    "one token": [[7], [9]],
+    "a prefix of the others": [PREFIX, [*PREFIX, 7, 8], [*PREFIX, 9]],
+}
+
+
+def plainly(model, tokenizer, prompt: list[int], count: int) -> list[int]:
+    """transformers' own greedy decoding of one prompt by itself."""
+    config = GenerationConfig(
+        max_new_tokens=count, do_sample=False, pad_token_id=0, eos_token_id=tokenizer.eos_token_id
+    )
+    ids = torch.tensor([prompt])
+    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    return out[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS.keys())
+@pytest.mark.parametrize("batch_size", [2, 64])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_greedy_is_what_transformers_gives_row_by_row(lively, tiny_tokenizer, prompts, batch_size, samples):
+    model = lively()
+    ours = generate(model, tiny_tokenizer, prompts, 6, batch_size=batch_size, samples=samples)
+    expected = [plainly(model, tiny_tokenizer, prompt, 6) for prompt in prompts]
+    assert ours == [ids for ids in expected for _ in range(samples)]
+
+
+def test_the_model_used_here_says_different_things(lively, tiny_tokenizer):
+    """Otherwise agreement above would mean little."""
+    ours = generate(lively(), tiny_tokenizer, PROMPTS["shared"], 6)
+    assert len({tuple(ids) for ids in ours}) == 5 and len({token for ids in ours for token in ids}) > 8
+
+
+def test_completions_end_with_the_first_end_token(lively, tiny_tokenizer, monkeypatch):
+    model, prompts = lively(), PROMPTS["shared"]
+    free = generate(model, tiny_tokenizer, prompts, 6)
+    model.generation_config.eos_token_id = [free[0][2], 1]  # as a model with several end tokens has it
+    cut = generate(model, tiny_tokenizer, prompts, 6)
+    ends = {free[0][2], 1}
+    for whole, short in zip(free, cut, strict=True):
+        stop = next((i for i, token in enumerate(whole) if token in ends), None)
+        assert short == (whole if stop is None else whole[: stop + 1])
+    assert len(cut[0]) <= 3
+    assert [len(ids) for ids in generate(model, tiny_tokenizer, prompts, 6, stop_at_end=False)] == [6] * 5
+
+
+def test_sampling_is_seeded_and_follows_the_softmax(tiny_llama, tiny_tokenizer):
+    model, prompt = tiny_llama(), PREFIX
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+        p = (model(input_ids=torch.tensor([prompt])).logits[0, -1] / 2).softmax(-1)
+
+    def draw(seed):
+        torch.manual_seed(seed)
+        return generate(model, tiny_tokenizer, [prompt, [9, 9]], 1, temperature=2.0, samples=3000)
+
+    first, other = draw(0), draw(1)
+    assert first == draw(0) != other
+    counts = torch.bincount(torch.tensor([ids[0] for ids in first[:3000]]), minlength=len(p))
+    assert (counts / 3000 - p).abs().max() < 5 * float((p.max() * (1 - p.max()) / 3000).sqrt()) + 1e-3
+    assert len(counts.nonzero()) > 100  # no top-k, no top-p
+
+
+def test_samples_of_a_prompt_stand_together(lively, tiny_tokenizer):
+    torch.manual_seed(0)
+    out = generate(lively(), tiny_tokenizer, PROMPTS["shared"], 4, temperature=1e-4, samples=2, batch_size=2)
+    assert out[0::2] == out[1::2] == generate(lively(), tiny_tokenizer, PROMPTS["shared"], 4)
+
+
+def test_progress_counts_prompts_and_the_mode_is_put_back(lively, tiny_tokenizer):
+    model, seen = lively().train(), []
+    generate(model, tiny_tokenizer, PROMPTS["shared"], 1, batch_size=2, samples=2, on_batch=seen.append)
+    assert seen == [2, 2, 1] and model.training
+    assert generate(model, tiny_tokenizer, [], 1) == []
+
+
+def test_a_failure_leaves_the_model_as_it_was(lively, tiny_tokenizer, monkeypatch):
+    model = lively(torch.bfloat16).train()
+    monkeypatch.setattr(type(model), "generate", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        generate(model, tiny_tokenizer, PROMPTS["one"], 1)
+    assert model.training and not any("forward" in vars(m) for m in model.modules())
+
+
+# --- the fast path of frozen bf16 linears
+
+
+def test_flat_linears_give_the_same_numbers_and_restore(lively):
+    model, ids = lively(torch.bfloat16).requires_grad_(False), torch.tensor([PREFIX, PREFIX[::-1]])
+    before = model(input_ids=ids).logits
+    names = [name for name, _ in model.named_parameters()]
+    with flat_linears(model):
+        patched = [name for name, module in model.named_modules() if "forward" in vars(module)]
+        assert len(patched) == 7 * 2 + 1
+        assert [name for name, _ in model.named_parameters()] == names
+        inside = model(input_ids=ids).logits
+        with flat_linears(model):  # an inner one leaves the outer one's work alone
+            pass
+        assert len([m for m in model.modules() if "forward" in vars(m)]) == len(patched)
+    assert not any("forward" in vars(module) for module in model.modules())
+    torch.testing.assert_close(inside, before, rtol=0.02, atol=0.02 * float(before.abs().max()))
+
+
+def test_flat_linears_leave_fp32_and_biases_alone(lively):
+    model = lively()
+    with flat_linears(model):
+        assert not any("forward" in vars(module) for module in model.modules())
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=True), torch.nn.Linear(4, 4, bias=False)).bfloat16()
+    with flat_linears(model):
+        assert ["forward" in vars(module) for module in model] == [False, True]
+        for shape in [(3, 4), (2, 3, 4), (2, 2, 3, 4)]:
+            assert model(torch.zeros(shape, dtype=torch.bfloat16)).shape == shape
+
+
+def test_flat_linears_still_call_hooks(lively):
+    model, calls = lively(torch.bfloat16), []
+    model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *_: calls.append(1))
+    with flat_linears(model):
+        model(input_ids=torch.tensor([PREFIX]))
+    assert calls == [1]
+
+
+# --- tokens
+
+
+def test_encode_keeps_raw_text_and_applies_the_template_to_chat(tiny_tokenizer):
+    chat = [{"role": "user", "content": "hi"}]
+    raw, templated = encode(tiny_tokenizer, ["hi", chat])
+    assert tiny_tokenizer.decode(raw) == "hi"
+    assert tiny_tokenizer.decode(templated) == "user: hi<eos>\nassistant: "
+    assert encode(tiny_tokenizer, []) == []
+
+
+def test_chat_without_a_template_is_an_error(tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", None)
+    with pytest.raises(DataError, match="no chat template: use an instruct model"):
+        encode(tiny_tokenizer, [[{"role": "user", "content": "hi"}]])
+    assert len(encode(tiny_tokenizer, ["hi"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("sequences", "shared"),
+    [
+        ([], 0),
+        ([[]], 0),
+        ([[], PREFIX], 0),
+        ([PREFIX], 5),  # at least one token is left to read
+        ([PREFIX, PREFIX], 5),
+        ([[*PREFIX, 1], [*PREFIX, 2]], 6),
+        ([PREFIX, [*PREFIX, 1, 2]], 5),
+        ([PREFIX[:4], PREFIX], 0),  # three tokens are not worth a pass of their own
+        ([PREFIX[:5], PREFIX], 4),
+        ([PREFIX, [6, *PREFIX[1:]]], 0),
+        ([[*PREFIX, 9], [*PREFIX, 1, 5], [*PREFIX[:4], 0, 0, 0]], 4),
+    ],
+)
+def test_shared_prefix(sequences, shared):
+    assert shared_prefix(sequences) == PREFIX[:shared]
+
+
+@pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS.keys())
+@pytest.mark.parametrize("stop", [None, "[a-e]"])
+def test_rows_that_are_done_leave_the_batch_and_the_others_go_on(lively, tiny_tokenizer, prompts, stop, monkeypatch):
+    monkeypatch.setattr(sys.modules["boostlib.evaluation.generate"], "LEAVE", 4)
+    model, sizes = lively(), []
+    free = [plainly(model, tiny_tokenizer, prompt, 15) for prompt in prompts]
+    model.generation_config.eos_token_id = ends = [free[0][2], 1]
+    expected = [ids[: next((i + 1 for i, token in enumerate(ids) if token in ends), 15)] for ids in free]
+    expected = [cut_at(ids, tiny_tokenizer, stop) if stop else ids for ids in expected]
+    forward = model.forward
+
+    @functools.wraps(forward)  # generate reads the signature
+    def counted(*args, input_ids, **kwargs):
+        sizes.append(len(input_ids))
+        return forward(*args, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(model, "forward", counted)
+    assert generate(model, tiny_tokenizer, prompts, 15, stop=stop) == expected
+    if len({len(ids) > 4 for ids in expected}) == 2:
+        assert len(set(sizes[1:])) > 1, "nobody left"

@@ -1,0 +1,417 @@
+"""Tasks whose answers are programs: finding the code, running it, MBPP, HumanEval and python_basics."""
+
+import gzip
+import json
+import os
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boostlib import GRPO, AdapterConfig, BoostError, SVDBasis, TinyLoRA, evaluate, load_model
+from boostlib.common.errors import DataError
+from boostlib.evaluation.generate import encode, generate
+from boostlib.evaluation.pass_at_k import pass_at_k, sample_correct
+from boostlib.evaluation.stop import cut_at
+from boostlib.experiments.methods import run_method, with_method
+from boostlib.experiments.presets import SECTIONS, preset
+from boostlib.models.embedded import installed_weights
+from boostlib.models.subject import Subject
+from boostlib.sandbox import CodeTask, Status, TaskError
+from boostlib.tasks import load_task, mbpp, programs
+from boostlib.tasks.programs import Problem
+from boostlib.tasks.python_basics import FUNCTIONS, PythonBasics, functions
+from boostlib.tasks.rows import load_rows
+from boostlib.tasks.source import BLOCK_END, find_code, split_tests
+
+DOUBLE = "def double(n):\n    return 2 * n\n"
+GOOD = f"Here:\n```python\n{DOUBLE}```\nIt doubles."
+
+
+def problem(tests="assert double(2) == 4\nassert double(0) == 0", reference=DOUBLE, **check) -> Problem:
+    task = CodeTask(tests, exports=("double",), **check)
+    return Problem(id="double", prompt="p", answer=tests, reference=reference, check=task)
+
+
+@pytest.fixture(scope="module")
+def basics():
+    return load_task("python_basics", workers=1)
+
+
+@pytest.mark.parametrize(
+    ("workers", "processes", "checks"), [(None, None, 8), (None, "3", 2), (None, "9", 1), (5, "3", 5)]
+)
+def test_processes_of_one_machine_divide_its_cores(monkeypatch, workers, processes, checks):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(programs, "_sandbox", lambda pid, workers, *rest: workers)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes) if processes else monkeypatch.delenv("LOCAL_WORLD_SIZE", False)
+    assert load_task("python_basics", workers=workers)._box() == checks
+
+
+# --- finding the code
+
+
+@pytest.mark.parametrize(
+    ("completion", "code", "closed"),
+    [
+        (GOOD, DOUBLE, True),
+        (f"```\n{DOUBLE}```", DOUBLE, True),
+        (f"```python\n{DOUBLE}```\n```python\nimport os\n```", DOUBLE, True),  # the first block counts
+        (f"  ```py\n{DOUBLE}  ```", DOUBLE, True),
+        ("```python\n>>> x = 1\n>>> for i in [1]:\n...     x = i\n```", "x = 1\nfor i in [1]:\n    x = i\n", True),
+        (f"```python\n{DOUBLE}print(doub", DOUBLE, False),  # cut off by the limit of tokens
+        (f"```python\n{DOUBLE}\nprint(double(\n  2,", f"{DOUBLE}\n", False),
+        (f"Sure!\n{DOUBLE}This doubles n.", DOUBLE, False),
+        (f"from math import pi\n{DOUBLE}", f"from math import pi\n{DOUBLE}", False),
+        ("", "", False),
+        ("I cannot write code, I define nothing.", "", False),
+        ("```python\ndef (((", "", False),
+        ("def\x00 f", "", False),
+    ],
+)
+def test_code_is_found(completion, code, closed):
+    assert find_code(completion) == (code, closed)
+
+
+def test_a_completion_ends_with_its_first_block(tiny_tokenizer):
+    ids = tiny_tokenizer(f"{GOOD} And ``` so on.")["input_ids"]
+    kept = cut_at(ids, tiny_tokenizer, BLOCK_END)
+    assert tiny_tokenizer.decode(kept).endswith("return 2 * n\n```") and kept == ids[: len(kept)]
+    assert find_code(tiny_tokenizer.decode(kept)) == find_code(GOOD)
+    open_ids = tiny_tokenizer(f"```python\n{DOUBLE}")["input_ids"]
+    assert cut_at(open_ids, tiny_tokenizer, BLOCK_END) == open_ids
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_generation_stops_where_the_pattern_matches(tiny_llama, tiny_tokenizer, samples):
+    model = tiny_llama()
+    prompts = encode(tiny_tokenizer, ["count a", "count bb", "sum"])
+    free = generate(model, tiny_tokenizer, prompts, 24, stop_at_end=False, samples=samples)
+    texts = tiny_tokenizer.batch_decode(free, skip_special_tokens=True)
+    wanted = next(c for c in texts[0][3:] if c.isalnum())
+    stopped = generate(model, tiny_tokenizer, prompts, 24, stop_at_end=False, samples=samples, stop=wanted)
+    assert stopped == [cut_at(ids, tiny_tokenizer, wanted) for ids in free]
+    assert len(stopped[0]) < 24
+
+
+# --- scoring
+
+
+def test_a_program_is_right_where_all_tests_pass(basics):
+    half = "```python\ndef double(n):\n    return 4\n```"
+    scores = basics.score_many([GOOD, DOUBLE, half, ""], [problem()] * 4)
+    assert [(s.correct, s.strict, s.reward) for s in scores] == [
+        (True, True, 1.0),
+        (True, False, 1.0),
+        (False, False, 0.0),
+        (False, False, 0.0),
+    ]
+    assert basics.score(GOOD, problem()) == scores[0]
+
+
+def test_partial_reward_is_the_share_of_passed_tests_and_changes_nothing_else():
+    task = load_task("python_basics", partial=True, workers=1)
+    half = "```python\ndef double(n):\n    return 4\n```"
+    scores = task.score_many([GOOD, half, "no code"], [problem()] * 3)
+    assert [score.reward for score in scores] == [1.0, 0.5, 0.0]
+    assert [score.correct for score in scores] == [True, False, False]
+    assert task.settings() != load_task("python_basics").settings()
+
+
+def test_tests_are_split_by_assert():
+    assert split_tests("x = 1\nassert f(x) == 1\nassert f(2) == 2") == [
+        "x = 1\nassert f(x) == 1",
+        "x = 1\nassert f(2) == 2",
+    ]
+    check = "def check(c):\n    y = 2\n    assert c(y)\n    assert c(1)"
+    assert split_tests(check)[1] == "def check(c):\n    y = 2\n    assert c(1)"
+    loop = "def check(c):\n    for i in range(3):\n        assert c(i)"
+    assert split_tests(loop) == [loop]
+
+
+@pytest.mark.parametrize(
+    ("completion", "status"),
+    [
+        ("", Status.CANDIDATE_ERROR),
+        ("Sorry, no.", Status.CANDIDATE_ERROR),
+        ("```python\n" + "x = 1\n" * 200_000 + DOUBLE + "```", Status.PASSED),  # 1.2 MB of code
+        ("```python\n" + "#" * 1_000_000, Status.CANDIDATE_ERROR),
+        ("```python\ndef double(n):\n    return '\udcff'\n```", Status.CANDIDATE_ERROR),  # not UTF-8
+        ("```python\ndef double(n):\n    return 'a' * 100_000_000\n```", Status.CANDIDATE_ERROR),
+        ("```python\ndef double(n):\n    while True: pass\n```", Status.TIMEOUT),
+        ("```python\nimport os\nos._exit(0)\n```", Status.CRASHED),
+    ],
+    ids=["empty", "prose", "1 MB", "1 MB of comment", "not UTF-8", "returns 100 MB", "hangs", "exits"],
+)
+def test_bad_programs_get_a_status(basics, completion, status):
+    result = basics.run_many([completion, GOOD], [problem(), problem()])
+    assert result[0].status is status
+    assert result[1].passed
+
+
+def test_a_reference_that_fails_its_own_tests_is_named():
+    task = load_task("python_basics", workers=1)
+    wrong = problem("assert double(2) == 5")
+    for _ in range(2):  # not only the first time
+        with pytest.raises(TaskError, match=r"python_basics, problem 'double': its reference .* failed: assert double"):
+            task.score_many([GOOD], [wrong])
+
+
+def test_a_candidate_that_makes_a_sound_task_fail_by_itself_fails_alone(basics):
+    fragile = problem("assert double(2) == 4 or double(iter([]))")  # asked where the first answer is wrong
+    wrong = "```python\ndef double(n):\n    return 5\n```"
+    assert [s.correct for s in basics.score_many([wrong, GOOD], [fragile, fragile])] == [False, True]
+
+
+def test_equal_programs_run_once(basics, monkeypatch):
+    basics.require_sound([problem()])
+    box, seen = basics._box(), []
+    run_many = box.run_many
+    monkeypatch.setattr(box, "run_many", lambda checks: seen.append(len(checks)) or run_many(checks))
+    scores = basics.score_many([GOOD, GOOD + " Really.", DOUBLE + "x = 1"], [problem()] * 3)
+    assert all(s.correct for s in scores) and seen == [0, 2]
+
+
+# --- pass@k
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_one():
+    correct = np.array([[1, 0, 0, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0]], dtype=bool)
+    for k in range(1, 6):
+        subsets = [row[list(chosen)].any() for row in correct for chosen in combinations(range(5), k)]
+        assert pass_at_k(correct, k) == pytest.approx(np.mean(subsets))
+    for k in (0, 6):
+        with pytest.raises(BoostError, match=f"pass@{k} of 5 samples"):
+            pass_at_k(correct, k)
+
+
+def test_samples_of_a_model_are_reproducible(tiny_llama, tiny_tokenizer):
+    from helpers import ParityTask
+
+    model, task = tiny_llama(), ParityTask(max_new_tokens=4)
+    first, again, other = (
+        sample_correct(model, tiny_tokenizer, task, samples=6, seed=seed, progress=False) for seed in (0, 0, 1)
+    )
+    assert first.shape == (6, 6) and np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+# --- python_basics
+
+
+def test_the_functions_are_sound_and_no_constant_passes(basics):
+    every = [e for split in ("train", "dev", "test") for e in basics.split(split)]
+    assert [len(basics.split(s)) for s in basics.splits] == [80, 40, 80, 80]
+    assert len({e.id for e in every}) == len(every) == 200
+    basics.require_sound(every + basics.split("neighbour"))
+    values = ("None", "True", "False", "0", "1", "''", "[]", "{}", "set()")
+    fixed = [f"def {e.id}(*args):\n    return {value}" for e in every for value in values]
+    owners = (e for e in every for _ in values)
+    results = basics._run([(code, e.check) for code, e in zip(fixed, owners, strict=True)])
+    passed = [result.passed for result in results]
+    assert not any(passed), [code for code, right in zip(fixed, passed, strict=True) if right]
+
+
+def test_prompts_are_as_documented(basics):
+    prompts = {e.id: e.prompt[0]["content"] for split in ("train", "dev", "test") for e in basics.split(split)}
+    assert prompts["is_even"] == "Write a python function is_even(n) that returns True if n is even."
+    test, neighbour = basics.split("test"), basics.split("neighbour")
+    assert [(e.id, e.answer, e.check) for e in test] == [(e.id, e.answer, e.check) for e in neighbour]
+    shown = neighbour[0].prompt[0]["content"]
+    assert shown.startswith("Complete this python function:\n\n```python\ndef ") and '"""' in shown
+    names = [node.name for path in FUNCTIONS.glob("*.py") for node in functions(path)]
+    assert len(names) == 200
+
+
+def test_the_embedded_model_writes_programs():
+    if installed_weights("smollm2") is None:
+        pytest.skip("the embedded model is not installed")
+    model, tokenizer = load_model("smollm2", dtype="fp32")
+    task = load_task("python_basics", limits={"test": 6})
+    result = evaluate(model, tokenizer, task, "test", progress=False)
+    assert result.correct.any() and all(text.count("```") <= 2 for text in result.completions)
+
+
+# --- MBPP
+
+
+def mbpp_row(number: int, **changed) -> dict:
+    row = {
+        "text": f"Write a function to add {number}.",
+        "code": f"import math\r\ndef add(n):\r\n    return n + {number}",
+        "task_id": number,
+        "test_setup_code": "",
+        "test_list": [f"assert add(1) == {number + 1}", f"assert add(math.floor(0.5)) == {number}"],
+        "challenge_test_list": [],
+    }
+    return row | changed
+
+
+def mbpp_folder(folder: Path, *rows: dict) -> Path:
+    every = {number: mbpp_row(number) for number in range(1, 975)} | {row["task_id"]: row for row in rows}
+    (folder / "mbpp").mkdir()
+    (folder / "mbpp/mbpp.jsonl").write_text("".join(json.dumps(row) + "\n" for row in every.values()))
+    return folder
+
+
+def test_mbpp_is_split_as_published(tmp_path):
+    task = load_task("mbpp", data_dir=mbpp_folder(tmp_path))
+    ids = {split: [int(e.id) for e in task.split(split)] for split in task.splits}
+    assert ids["train"] == list(range(601, 975)) and ids["dev"] == list(range(511, 601))
+    assert ids["test"] == [n for n in range(11, 511) if n != 123]
+    example = task.split("train")[0]
+    assert example.prompt[0]["content"].split("\n") == [
+        "Write a function to add 601.",
+        "",
+        "Your code should pass these tests:",
+        *mbpp_row(601)["test_list"],
+        "",
+        mbpp.INSTRUCTION,
+    ]
+    answer = "```python\ndef add(n):\n    return n + 601\n```"  # the tests' `math` is the reference's import
+    assert task.score(answer, example).correct and not task.score(answer, task.split("train")[1]).correct
+
+
+def test_mbpp_lets_tests_take_what_the_reference_defines(tmp_path):
+    row = mbpp_row(
+        601,
+        code="class Pair:\n    def __init__(self, a): self.a = a\ndef sum(p): return p.a\ndef aid(): pass",
+        test_list=["assert sum(Pair(3)) == 3", "assert sum(pair) == 4", "assert max(1, 2) == 2"],
+        test_setup_code="pair = Pair(4)",
+    )
+    example = load_task("mbpp", data_dir=mbpp_folder(tmp_path, row)).split("train")[0]
+    assert example.check.exports == ("Pair", "sum")
+    load_task("mbpp", workers=1).require_sound([example])
+
+
+@pytest.mark.parametrize(
+    ("row", "error", "complaint"),
+    [
+        (
+            mbpp_row(605, test_list=[]),
+            DataError,
+            "mbpp, problem 605: the field 'test_list' should be a list of asserts",
+        ),
+        (mbpp_row(605, test_list=["assert add("]), TaskError, "mbpp, problem 605: .*was never closed"),
+        (mbpp_row(605, code="def add(:"), TaskError, "mbpp, problem 605: invalid syntax"),
+        (mbpp_row(605, text=""), DataError, "the field 'text' should be a non-empty text"),
+        (mbpp_row(605) | {"task_id": "605"}, DataError, "'task_id' should be a whole number, not '605'"),
+    ],
+)
+def test_malformed_mbpp_is_refused(tmp_path, row, error, complaint):
+    with pytest.raises(error, match=complaint):
+        load_task("mbpp", data_dir=mbpp_folder(tmp_path, row)).split("train")
+
+
+def test_a_missing_mbpp_problem_is_named(tmp_path):
+    folder = mbpp_folder(tmp_path)
+    file = folder / "mbpp/mbpp.jsonl"
+    file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:700]))
+    with pytest.raises(DataError, match=r"split 'train': problem 701 is missing \(274 in all\); all of 601-974"):
+        load_task("mbpp", data_dir=folder).split("train")
+
+
+def test_every_published_reference_passes_its_tests():
+    folder = os.environ.get("BOOSTLIB_DATA")
+    if not folder or not (Path(folder) / mbpp.SOURCE.file).is_file():
+        pytest.skip(f"BOOSTLIB_DATA names no folder with {mbpp.SOURCE.file}")
+    task = load_task("mbpp")
+    rows = load_rows(mbpp.SOURCE, ("text", "code"))
+    problems = [task.to_problem(row) for row in rows if row["task_id"] not in mbpp.TOO_SLOW]
+    assert len(problems) == 973
+    task.require_sound(problems)
+
+
+# --- HumanEval
+
+
+def humaneval_rows() -> list[dict]:
+    return [
+        {
+            "task_id": "HumanEval/0",
+            "prompt": 'from typing import List\n\n\ndef total(numbers: List[int]) -> int:\n    """ Sum them. """\n',
+            "canonical_solution": "    return sum(numbers)\n",
+            "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate([1, 2]) + candidate([]) == 3\n",
+            "entry_point": "total",
+        },
+        {
+            "task_id": "HumanEval/1",
+            "prompt": 'def shift(n):\n    """helper"""\n    return n + 1\n\n\ndef unshift(n):\n    """undo shift"""\n',
+            "canonical_solution": "    return n - 1\n",
+            "test": "def check(candidate):\n    for n in range(5):\n        assert candidate(shift(n)) == n\n",
+            "entry_point": "unshift",
+        },
+    ]
+
+
+@pytest.fixture
+def humaneval(tmp_path):
+    (tmp_path / "humaneval").mkdir()
+    with gzip.open(tmp_path / "humaneval/HumanEval.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in humaneval_rows())
+    return load_task("humaneval", data_dir=tmp_path, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("index", "completion", "right"),
+    [
+        (0, "```python\ndef total(numbers: List[int]) -> int:\n    return sum(numbers)\n```", True),
+        (0, "    return sum(numbers)\n\n\ndef other(", True),  # a base model goes on with the raw prompt
+        (0, "```python\ndef total(numbers):\n    return 3\n```", False),
+        (0, "```python\ndef sum_all(numbers):\n    return sum(numbers)\n```", False),  # the docstring alone is left
+        (1, "```python\ndef unshift(n):\n    return n - 1\n```", True),
+        (1, "```python\ndef shift(n):\n    return 0\ndef unshift(n):\n    return n\n```", False),
+        # the tests call their own `shift`: redefining it to suit the answer does not help
+        (1, "```python\ndef shift(n):\n    return n\ndef unshift(n):\n    return n\n```", False),
+        (1, "", False),
+    ],
+)
+def test_humaneval_programs(humaneval, index, completion, right):
+    assert humaneval.score(completion, humaneval.split("test")[index]).correct is right
+
+
+def test_humaneval_prompt_and_tests_that_do_not_parse(humaneval, tmp_path):
+    prompt = humaneval.split("test")[0].prompt[0]["content"]
+    assert prompt.startswith(humaneval.instruction) and prompt.endswith('""" Sum them. """\n```')
+    with gzip.open(tmp_path / "humaneval/HumanEval.jsonl.gz", "at") as file:
+        file.write(json.dumps(humaneval_rows()[0] | {"task_id": "HumanEval/2", "test": "def check("}) + "\n")
+    with pytest.raises(TaskError, match="humaneval, problem 'HumanEval/2': the task's tests does not compile"):
+        load_task("humaneval", data_dir=tmp_path).split("test")
+
+
+# --- training
+
+
+class Wrapped(PythonBasics):
+    """What a random model writes counts as a program that is right where the sum of its bytes is even."""
+
+    def program(self, completion, example):
+        return f"def double(n):\n    return {2 if sum(completion.encode()) % 2 == 0 else 3} * n"
+
+
+def test_grpo_trains_on_rewards_from_execution(tiny_llama, tiny_tokenizer):
+    model, task, seen = tiny_llama(), Wrapped(max_new_tokens=4, workers=1), []
+    adapter = TinyLoRA(SVDBasis.from_model(model, rank=2), AdapterConfig(n_tie=7), round=0).attach(model)
+    problems = [replace(problem(), prompt=text) for text in ("count a", "count b")]
+    trainer = GRPO(prompts=2, samples=4, max_steps=2, epochs=4)
+    done = trainer.train(Subject(model, tiny_tokenizer, task, on_step=seen.append), problems, adapter)
+    assert done.steps == len(seen) == 2 and any(done.signal) and adapter.v.any()
+    assert all(0 <= reward <= 1 and (8 * reward).is_integer() for reward in done.rewards)  # of 8 programs a step
+
+
+def test_mbpp_with_a_local_model_and_the_paper_presets_trainer(tiny_llama, tiny_tokenizer, tmp_path):
+    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    paper = preset("paper", SECTIONS["code"])
+    small = replace(
+        paper,
+        model=str(tmp_path / "model"),
+        dtype="fp32",
+        task_options={"max_new_tokens": 4, "limits": {"train": 4, "dev": 2, "test": 3}},
+        trainer=replace(paper.trainer, prompts=4, samples=2, max_samples=2, max_steps=1, micro_batch=4),
+        boost=replace(paper.boost, rounds=1, adapter=replace(paper.boost.adapter, n_tie=7)),
+    )
+    ledger = run_method(with_method(small, "rotate"), tmp_path / "run", str(mbpp_folder(tmp_path)))
+    assert [len(ledger.base.metrics[split].bits()) for split in ("dev", "test")] == [2, 3]
+    assert len(ledger.rounds) == 1 and len(ledger.rounds[0].failures) == 4

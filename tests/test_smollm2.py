@@ -8,8 +8,9 @@ import pytest
 import torch
 from recorded import recorded_run
 
-from boostlib import BoostConfig, (
+from boostlib import (
     AdapterConfig,
+    BoostConfig,
     Greedy,
     LowRankUpdate,
     SVDBasis,

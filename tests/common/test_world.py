@@ -20,8 +20,8 @@ from boostlib import (
     load_classifier,
     load_model,
     train_head,
-    world,
 )
+from boostlib.common import world
 from boostlib.common.errors import DataError, LedgerError, ModelError, RunError, TrainingError
 from boostlib.evaluation.evaluate import Result
 from boostlib.records.rows import Base

@@ -53,8 +53,8 @@ def test_the_loss_is_the_class_balanced_mean(attached, tiny_protein_tokenizer, b
     model, adapter = attached
     adapter.v.data.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
     examples = TASK.split("train")[:9]
-    data = _Set(model, tiny_protein_tokenizer, TASK, examples, balance)
-    found = data.loss(model, tiny_protein_tokenizer, adapter)
+    data = _Set(Subject(model, tiny_protein_tokenizer, TASK), examples, balance)
+    found = data.loss(adapter)
     assert found == pytest.approx(loss_by_hand(model, tiny_protein_tokenizer, examples, balance), rel=1e-4)
 
 

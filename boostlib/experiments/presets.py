@@ -49,111 +49,95 @@ _ANTI_12 = AdapterConfig(rank=2, u=1, n_tie=4)  # 48 modules: 12 parameters
 _ESM_12 = AdapterConfig(rank=2, u=1, n_tie=17)  # 198 modules: 12 parameters
 _QWEN_12 = AdapterConfig(rank=2, u=1, n_tie=21)  # 252 modules: 12 parameters
 
+_MATH_DEMO = Preset(
+    name="demo",
+    model="smollm2",
+    task="arithmetic",
+    trainer=GRPO(learning_rate=0.01, prompts=16, samples=8, max_steps=8),
+    boost=BoostConfig(rounds=3, adapter=_SMOL_12),
+    full_learning_rate=1e-5,
+    lora_learning_rate=2e-3,
+    sizes={210: (1, 1, 0.005)},
+)
+_QWEN_GRPO = GRPO(learning_rate=0.002, prompts=32, samples=8, max_steps=50, micro_batch=16, gradient_checkpointing=True)
+
 MATH = {
-    "smoke": Preset(
+    "smoke": replace(
+        _MATH_DEMO,
         name="smoke",
-        model="smollm2",
-        task="arithmetic",
         task_options={"train": 48, "dev": 16, "test": 48},
         trainer=GRPO(learning_rate=0.01, prompts=8, samples=4, max_steps=2),
         boost=BoostConfig(rounds=2, adapter=_SMOL_12),
-        full_learning_rate=1e-5,
-        lora_learning_rate=2e-3,
+        sizes={},
     ),
-    "demo": Preset(
-        name="demo",
-        model="smollm2",
-        task="arithmetic",
-        trainer=GRPO(learning_rate=0.01, prompts=16, samples=8, max_steps=8),
-        boost=BoostConfig(rounds=3, adapter=_SMOL_12),
-        full_learning_rate=1e-5,
-        lora_learning_rate=2e-3,
-        sizes={210: (1, 1, 0.005)},
-    ),
-    "lab": Preset(
-        name="lab",
-        model="smollm2",
-        task="arithmetic",
-        trainer=GRPO(learning_rate=0.01, prompts=16, samples=8, max_steps=8),
-        boost=BoostConfig(rounds=20, adapter=_SMOL_12, batch_size=256),
-        full_learning_rate=1e-5,
-        lora_learning_rate=2e-3,
-    ),
+    "demo": _MATH_DEMO,
+    "lab": replace(_MATH_DEMO, name="lab", boost=BoostConfig(rounds=20, adapter=_SMOL_12, batch_size=256), sizes={}),
     "paper": Preset(
         name="paper",
         model="Qwen/Qwen2.5-3B-Instruct",
         task="gsm8k",
         task_options={"dev": 0},
-        trainer=GRPO(
-            learning_rate=0.002, prompts=32, samples=8, max_steps=50, micro_batch=16, gradient_checkpointing=True
-        ),
+        trainer=_QWEN_GRPO,
         boost=BoostConfig(rounds=20, adapter=_QWEN_12, batch_size=128),
         also=("math500",),
     ),
 }
 
+_CODE_DEMO = Preset(
+    name="demo",
+    model="smollm2",
+    task="python_basics",
+    trainer=GRPO(learning_rate=0.01, prompts=8, samples=8, max_steps=4),
+    boost=BoostConfig(rounds=2, adapter=_SMOL_12_EVEN, held_out=("test", "neighbour"), batch_size=80),
+)
 
 CODE = {
-    "smoke": Preset(
+    "smoke": replace(
+        _CODE_DEMO,
         name="smoke",
-        model="smollm2",
-        task="python_basics",
         task_options={"limits": {"train": 16, "dev": 8, "test": 16, "neighbour": 8}},
         trainer=GRPO(learning_rate=0.01, prompts=4, samples=4, max_steps=1),
-        boost=BoostConfig(rounds=2, adapter=_SMOL_12_EVEN, held_out=("test", "neighbour")),
+        boost=replace(_CODE_DEMO.boost, batch_size=64),
     ),
-    "demo": Preset(
-        name="demo",
-        model="smollm2",
-        task="python_basics",
-        trainer=GRPO(learning_rate=0.01, prompts=8, samples=8, max_steps=4),
-        boost=BoostConfig(rounds=2, adapter=_SMOL_12_EVEN, held_out=("test", "neighbour"), batch_size=80),
-    ),
-    "lab": Preset(
+    "demo": _CODE_DEMO,
+    "lab": replace(
+        _CODE_DEMO,
         name="lab",
-        model="smollm2",
-        task="python_basics",
         trainer=GRPO(learning_rate=0.01, prompts=16, samples=16, max_steps=6),
-        boost=BoostConfig(rounds=20, adapter=_SMOL_12_EVEN, held_out=("test", "neighbour"), batch_size=256),
+        boost=replace(_CODE_DEMO.boost, rounds=20, batch_size=256),
     ),
     "paper": Preset(
         name="paper",
         model="Qwen/Qwen2.5-3B-Instruct",
         task="mbpp",
-        trainer=GRPO(
-            learning_rate=0.002, prompts=32, samples=8, max_steps=50, micro_batch=16, gradient_checkpointing=True
-        ),
+        trainer=_QWEN_GRPO,
         boost=BoostConfig(rounds=20, adapter=_QWEN_12, held_out=("dev", "test"), batch_size=128),
         also=("humaneval",),
     ),
 }
 
+_PROTEIN_DEMO = Preset(
+    name="demo",
+    model="antiberty",
+    task="synthetic_binding",
+    trainer=CrossEntropy(learning_rate=0.03, batch=16, micro_batch=16, epochs=8.0, max_steps=16),
+    boost=BoostConfig(rounds=3, adapter=_ANTI_12, held_out=("validation", "test")),
+    full_learning_rate=1e-5,
+    sizes={4032: (1, 84, 0.003), 129024: (1, 2688, 0.00003)},
+)
+
 PROTEIN = {
-    "smoke": Preset(
+    "smoke": replace(
+        _PROTEIN_DEMO,
         name="smoke",
-        model="antiberty",
-        task="synthetic_binding",
         task_options={"train": 128, "validation": 32, "test": 32},
         trainer=CrossEntropy(learning_rate=0.01, batch=8, micro_batch=8, epochs=1.0, max_steps=2),
-        boost=BoostConfig(rounds=2, adapter=_ANTI_12, held_out=("validation", "test")),
+        boost=replace(_PROTEIN_DEMO.boost, rounds=2),
+        full_learning_rate=1e-6,
+        sizes={},
     ),
-    "demo": Preset(
-        name="demo",
-        model="antiberty",
-        task="synthetic_binding",
-        trainer=CrossEntropy(learning_rate=0.03, batch=16, micro_batch=16, epochs=8.0, max_steps=16),
-        boost=BoostConfig(rounds=3, adapter=_ANTI_12, held_out=("validation", "test")),
-        full_learning_rate=1e-5,
-        sizes={4032: (1, 84, 0.003), 129024: (1, 2688, 0.00003)},
-    ),
-    "lab": Preset(
-        name="lab",
-        model="antiberty",
-        task="synthetic_binding",
-        trainer=CrossEntropy(learning_rate=0.03, batch=16, micro_batch=16, epochs=8.0, max_steps=16),
-        boost=BoostConfig(rounds=20, adapter=_ANTI_12, held_out=("validation", "test"), batch_size=256),
-        full_learning_rate=1e-5,
-    ),
+    "demo": _PROTEIN_DEMO,
+    "lab": replace(_PROTEIN_DEMO, name="lab", boost=replace(_PROTEIN_DEMO.boost, rounds=20, batch_size=256), sizes={}),
     "paper": Preset(
         name="paper",
         model="facebook/esm2_t33_650M_UR50D",

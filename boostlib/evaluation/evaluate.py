@@ -19,8 +19,7 @@ from boostlib.common import world
 from boostlib.common.errors import DataError, ModelError
 from boostlib.evaluation.decode import Decode, Decoder
 from boostlib.evaluation.generate import encode
-from boostlib.models.classifier import SequenceClassifier
-from boostlib.models.features import logits
+from boostlib.models.classifier import SequenceClassifier, logits
 from boostlib.models.sequences import encode_examples
 from boostlib.models.subject import Subject
 from boostlib.tasks.base import Example, LabelTask, Task
@@ -113,10 +112,9 @@ def _completed(subject: Subject, examples: Sequence[Example], decoder: Decoder, 
 
 
 def _classified(subject: Subject, examples: Sequence[Example], batch_size: int, on_batch) -> dict:
-    model = subject.model
-    model.require_trained_head()
-    encoded = encode_examples(model, subject.tokenizer, subject.task, examples)
-    found = logits(model, subject.tokenizer, encoded, batch_size, on_batch).numpy()  # (n,)
+    subject.model.require_trained_head()
+    encoded = encode_examples(subject, examples)
+    found = logits(subject, encoded, batch_size, on_batch).numpy()  # (n,)
     correct = (found > 0) == np.array([example.answer == "1" for example in examples])
     tokens = sum(len(one.ids) for one in encoded)
     return {"correct": correct, "strict": correct, "completions": [], "tokens": tokens, "logits": found}

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from boostlib.common.errors import BoostError
 from boostlib.evaluation.generate import encode, generate
-from boostlib.tasks.base import Example, Task
+from boostlib.models.subject import Subject
+from boostlib.tasks.base import Example
+
+PROBLEMS = 8  # sampled together
 
 
 def pass_at_k(correct: np.ndarray, k: int) -> float:
@@ -30,35 +32,26 @@ def pass_at_k(correct: np.ndarray, k: int) -> float:
 
 
 def sample_correct(
-    model: nn.Module,
-    tokenizer,
-    task: Task,
-    split: str = "test",
-    samples: int = 10,
-    temperature: float = 0.8,
-    seed: int = 0,
-    batch_size: int = 8,
-    examples: Sequence[Example] | None = None,
-    progress: bool = True,
+    subject: Subject, examples: Sequence[Example], samples: int = 10, temperature: float = 0.8, seed: int = 0
 ) -> np.ndarray:
-    """Which of `samples` completions of each problem are right: (problems, samples) bool. batch_size counts problems.
+    """Which of `samples` completions of each problem are right: (problems, samples) bool.
 
     Leaves torch's generators as they were.
     """
-    examples = task.split(split) if examples is None else list(examples)
+    tokenizer, task = subject.tokenizer, subject.task
     with (
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
-        tqdm(total=len(examples), desc=f"sample {split}", unit="ex", leave=False, disable=not progress) as bar,
+        tqdm(total=len(examples), desc="sample", unit="ex", leave=False) as bar,
     ):
         torch.manual_seed(seed)
         ids = generate(
-            model,
+            subject.model,
             tokenizer,
             encode(tokenizer, [example.prompt for example in examples]),
             task.max_new_tokens,
             temperature=temperature,
             samples=samples,
-            batch_size=batch_size,
+            batch_size=PROBLEMS,
             on_batch=bar.update,
             stop=task.stop,
         )

@@ -8,9 +8,18 @@ tokens and padding never enter it, so a score does not depend on what shares its
 Departures and choices that no source states: pooling and head compute in fp32 whatever the encoder's dtype; a pooling
 layer of the encoder's own is dropped, since checkpoints often lack its weights and a random one would make every load
 another model.
+
+Pooled features are kept on disk, so that the untrained encoder reads a data set once, not once an epoch or a seed:
+
+    <cache>/features/<hash of the tokens>-<fingerprint of the encoder>.safetensors      features (n, hidden) fp32
+
+The tokens stand for sequences, length limit and tokenizer; the fingerprint for every weight of the encoder. Labels
+and the head are not part of the key: they do not enter the features.
 """
 
 import contextlib
+import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,12 +29,17 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
+from boostlib.common import world
 from boostlib.common.durable import write_durably
 from boostlib.common.errors import ModelError, RunError, explain_oom
+from boostlib.common.stable import cache_dir, fingerprint_json, fingerprint_tensors
 from boostlib.models.embedded import EMBEDDED, quiet_loading
 from boostlib.models.language import chosen_device, chosen_dtype, load_error, weights_source
 from boostlib.models.sequences import Encoded, by_length, separator, to_tensors
+from boostlib.models.subject import Subject
 from boostlib.tasks.chains import AMINO_ACIDS
+
+log = logging.getLogger(__name__)
 
 HEAD_FILE = "head.safetensors"
 
@@ -130,20 +144,20 @@ def load_classifier(name: str, dtype: str | torch.dtype = "auto", device: str | 
 
 @torch.no_grad()
 def run_batches(
-    model: SequenceClassifier,
-    tokenizer,
+    subject: Subject,
     encoded: Sequence[Encoded],
     what: Callable[..., Tensor],
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
     """`what` (model.features, or model itself for logits) of every example, in order, on the CPU; in eval mode."""
+    model, pad = subject.model, subject.tokenizer.pad_token_id
     was_training, found = model.training, [None] * len(encoded)
     model.eval()
     try:
         with explain_oom("batch_size", batch_size):
             for rows in by_length(encoded, batch_size):
-                batch = to_tensors([encoded[i] for i in rows], tokenizer.pad_token_id, model.device)
+                batch = to_tensors([encoded[i] for i in rows], pad, model.device)
                 for i, value in zip(rows, what(*batch).cpu(), strict=True):
                     found[i] = value
                 if on_batch:
@@ -151,6 +165,73 @@ def run_batches(
     finally:
         model.train(was_training)
     return torch.stack(found)
+
+
+def features(
+    subject: Subject,
+    encoded: Sequence[Encoded],
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] | None = None,
+    keep: bool = False,
+) -> Tensor:
+    """(n, hidden) fp32 on the CPU, from the cache where the same encoder has read the same tokens before.
+
+    keep: write what was computed to the cache. A cache that cannot be written costs time, not the run.
+    """
+    folder = cache_dir() / "features"
+    parts = [world.size()] if world.size() > 1 else []
+    shapes = [[one.ids for one in encoded], batch_size, *parts]  # a batch's shape moves the last bits
+    tokens = fingerprint_json(shapes)[:24]
+    known = keep or any(folder.glob(f"{tokens}-*"))
+    path = folder / f"{tokens}-{encoder_fingerprint(subject.model)[:24]}.safetensors" if known else None
+    found = _read(path, len(encoded)) if path else None
+    if world.total(found is None) == 0:  # known to every process
+        if on_batch:
+            on_batch(len(world.share(encoded)))
+        return found
+
+    def read(part: Sequence[Encoded]) -> list[Tensor]:
+        rows = run_batches(subject, part, subject.model.features, batch_size, on_batch)
+        return [row.clone() for row in rows]  # a view would be sent with all that it is a view of
+
+    found = torch.stack(world.spread(encoded, read))
+    if keep and world.is_main():
+        _write(path, found)
+    return found
+
+
+@torch.no_grad()
+def logits(
+    subject: Subject,
+    encoded: Sequence[Encoded],
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] | None = None,
+) -> Tensor:
+    """(n,) fp32 on the CPU: the head on `features`."""
+    model, pooled = subject.model, features(subject, encoded, batch_size, on_batch)
+    return model.head(pooled.to(model.device)).squeeze(-1).cpu()
+
+
+def encoder_fingerprint(model: SequenceClassifier) -> str:
+    """SHA-256 over the encoder's weights."""
+    return fingerprint_tensors(model.encoder.named_parameters())
+
+
+def _read(path: Path, count: int) -> Tensor | None:
+    with contextlib.suppress(OSError, SafetensorError, KeyError):  # not there, or cut short: computed anew
+        found = load_file(path)["features"]
+        return found if len(found) == count else None
+    return None
+
+
+def _write(path: Path, found: Tensor) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, save({"features": found.contiguous()}))
+    except (OSError, RunError) as error:
+        log.warning("features not cached under %s: %s", path, error)
+        with contextlib.suppress(OSError):
+            os.unlink(path.with_name(f".{path.name}.tmp"))
 
 
 def _check_alphabet(tokenizer, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from boostlib.models.subject import Subject
 from boostlib.tasks.base import Example, LabelTask
 from boostlib.tasks.chains import cut_evenly, split_prompt
 
@@ -47,10 +48,10 @@ def encode_chains(tokenizer, prompt: str, most: int) -> Encoded:
     return Encoded(ids, residues, sum(map(len, kept)) < sum(map(len, chains)))
 
 
-def encode_examples(model, tokenizer, task: LabelTask, examples: Sequence[Example]) -> list[Encoded]:
+def encode_examples(subject: Subject, examples: Sequence[Example]) -> list[Encoded]:
     """All examples as tokens, at the length that model and task allow."""
-    most = longest(model, tokenizer, task)
-    return [encode_chains(tokenizer, example.prompt, most) for example in examples]
+    most = longest(subject.model, subject.tokenizer, subject.task)
+    return [encode_chains(subject.tokenizer, example.prompt, most) for example in examples]
 
 
 def say_what_was_cut(task: LabelTask, split: str, encoded: Sequence[Encoded]) -> int:

@@ -30,7 +30,7 @@ from boostlib.common import world
 from boostlib.common.errors import TrainingError, explain_oom, require_settings
 from boostlib.common.stable import philox
 from boostlib.evaluation.evaluate import require_kind
-from boostlib.models.features import logits
+from boostlib.models.classifier import logits
 from boostlib.models.sequences import Encoded, by_length, encode_examples, to_tensors
 from boostlib.models.subject import Subject
 from boostlib.records.rows import Training
@@ -161,7 +161,7 @@ class _Set:
 
     def __init__(self, subject: Subject, examples: Sequence[Example], balance: bool):
         self.subject = subject
-        self.encoded: list[Encoded] = encode_examples(subject.model, subject.tokenizer, subject.task, examples)
+        self.encoded: list[Encoded] = encode_examples(subject, examples)
         self.labels = torch.tensor([float(example.answer) for example in examples])  # (n,)
         positive = float(self.labels.mean())
         even = balance and 0 < positive < 1
@@ -193,7 +193,7 @@ class _Set:
     def loss(self, adapter: TinyLoRA | None) -> float:
         """The loss on all of them, with the adapter folded in."""
         with adapter.folded() if adapter is not None else nullcontext():
-            found = logits(self.subject.model, self.subject.tokenizer, self.encoded)
+            found = logits(self.subject, self.encoded)
         return float(self._sum(found, range(len(self.encoded))) / self.weights.sum())
 
     def _sum(self, found: Tensor, rows: Sequence[int]) -> Tensor:

@@ -26,9 +26,9 @@ from tqdm.auto import tqdm
 
 from boostlib.common import world
 from boostlib.common.errors import DataError
-from boostlib.models.classifier import SequenceClassifier
-from boostlib.models.features import features
+from boostlib.models.classifier import SequenceClassifier, features
 from boostlib.models.sequences import encode_examples, say_what_was_cut
+from boostlib.models.subject import Subject
 from boostlib.tasks.base import Example, LabelTask
 
 log = logging.getLogger(__name__)
@@ -60,15 +60,15 @@ def train_head(
     Reads, and keeps the features of, every split of the task, so that the first evaluation of a run costs nothing.
     Raises DataError where a split has one class alone.
     """
-    pooled, labels, cut = {}, {}, {}
+    subject, pooled, labels, cut = Subject(model, tokenizer, task), {}, {}, {}
     for split in task.splits:
         examples = task.split(split)
-        encoded = encode_examples(model, tokenizer, task, examples)
+        encoded = encode_examples(subject, examples)
         cut[split] = say_what_was_cut(task, split, encoded)
         labels[split] = labels_of(examples, f"{task.name}, split {split!r}")
         mine, hidden = len(world.share(encoded)), not (progress and world.is_main())
         with tqdm(total=mine, desc=f"features {split}", unit="seq", leave=False, disable=hidden) as bar:
-            pooled[split] = features(model, tokenizer, encoded, batch_size, bar.update, keep=True).double().numpy()
+            pooled[split] = features(subject, encoded, batch_size, bar.update, keep=True).double().numpy()
     fits = world.on_main(lambda: {C: _fit(pooled["train"], labels["train"], C) for C in PENALTIES})
     losses = [
         {C: _loss(pooled[split], labels[split], *fit) for C, fit in fits.items()} for split in ("train", validation)

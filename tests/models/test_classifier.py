@@ -29,10 +29,10 @@ from boostlib import (
 from boostlib.common.errors import DataError, ModelError, RunError
 from boostlib.experiments.methods import run_method, with_method, with_size
 from boostlib.experiments.presets import PROTEIN
-from boostlib.models.classifier import HEAD_FILE, SequenceClassifier, run_batches
+from boostlib.models.classifier import HEAD_FILE, SequenceClassifier, features, logits, run_batches
 from boostlib.models.embedded import installed_weights
-from boostlib.models.features import features, logits
 from boostlib.models.sequences import by_length, encode_chains, encode_examples, to_tensors
+from boostlib.models.subject import Subject
 from boostlib.training.cross_entropy import CrossEntropy
 from boostlib.training.probe import labels_of
 
@@ -108,14 +108,15 @@ def test_masks_and_pads_never_change_a_score(which, tiny_classifier, tiny_protei
         model, tokenizer = load_classifier(esm_folder, dtype="fp32", device="cpu")
         torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
     task = CoinTask(test=16)
-    encoded = encode_examples(model, tokenizer, task, task.split("test"))
+    subject = Subject(model, tokenizer, task)
+    encoded = encode_examples(subject, task.split("test"))
     assert len({len(one.ids) for one in encoded}) > 8
     with torch.no_grad():
         together = model(*to_tensors(encoded, tokenizer.pad_token_id, model.device))
         alone = torch.cat([model(*to_tensors([one], tokenizer.pad_token_id, model.device)) for one in encoded])
     assert together.std() > 0.01
     assert (together - alone).abs().max() < 1e-5
-    assert torch.allclose(run_batches(model, tokenizer, encoded, model, batch_size=5), alone, atol=1e-5)
+    assert torch.allclose(run_batches(subject, encoded, model, batch_size=5), alone, atol=1e-5)
 
 
 def test_pooling_is_the_mean_over_residues(tiny_classifier, tiny_protein_tokenizer):
@@ -211,7 +212,8 @@ def test_a_head_on_unstandardised_features_says_what_the_solver_said(tiny_classi
     task, model = Majority(train=80, validation=40, test=40), tiny_classifier()
     probe = train_head(model, tiny_protein_tokenizer, task, progress=False)
     examples = task.split("validation")
-    found = logits(model, tiny_protein_tokenizer, encode_examples(model, tiny_protein_tokenizer, task, examples))
+    subject = Subject(model, tiny_protein_tokenizer, task)
+    found = logits(subject, encode_examples(subject, examples))
     labels = labels_of(examples, "")
     weights = np.where(labels == 1, 0.5 / labels.mean(), 0.5 / (1 - labels.mean()))
     assert log_loss(labels, found.double().sigmoid(), sample_weight=weights) == pytest.approx(
@@ -229,18 +231,18 @@ def test_one_class_alone_is_refused(tiny_classifier, tiny_protein_tokenizer):
 
 
 def test_features_are_computed_once_for_an_encoder_and_its_data(tiny_classifier, tiny_protein_tokenizer, monkeypatch):
-    import boostlib.models.features as module
-
     calls = []
-    monkeypatch.setattr(module, "run_batches", lambda *a, **k: calls.append(1) or run_batches(*a, **k))
+    monkeypatch.setattr(
+        "boostlib.models.classifier.run_batches", lambda *a, **k: calls.append(1) or run_batches(*a, **k)
+    )
     model, task = tiny_classifier(), CoinTask()
     train_head(model, tiny_protein_tokenizer, task, progress=False)
     assert len(calls) == 3  # one a split
     again = evaluate(model, tiny_protein_tokenizer, task, "test", progress=False)
     train_head(tiny_classifier(), tiny_protein_tokenizer, task, progress=False)
     assert len(calls) == 3
-    encoded = encode_examples(model, tiny_protein_tokenizer, task, task.split("test"))
-    fresh = run_batches(model, tiny_protein_tokenizer, encoded, model).numpy()
+    subject = Subject(model, tiny_protein_tokenizer, task)
+    fresh = run_batches(subject, encode_examples(subject, task.split("test")), model).numpy()
     assert np.allclose(again.logits, fresh, atol=1e-6)
     evaluate(tiny_classifier(seed=1), tiny_protein_tokenizer, task, "test", progress=False)  # another encoder
     evaluate(model, tiny_protein_tokenizer, CoinTask(max_length=10), "test", progress=False)  # other tokens
@@ -250,15 +252,15 @@ def test_features_are_computed_once_for_an_encoder_and_its_data(tiny_classifier,
 def test_a_torn_or_unwritable_feature_cache_costs_time_alone(
     tiny_classifier, tiny_protein_tokenizer, monkeypatch, tmp_path
 ):
-    model, task = tiny_classifier(), CoinTask()
-    encoded = encode_examples(model, tiny_protein_tokenizer, task, task.split("test"))
-    first = features(model, tiny_protein_tokenizer, encoded, keep=True)
+    subject = Subject(tiny_classifier(), tiny_protein_tokenizer, CoinTask())
+    encoded = encode_examples(subject, subject.task.split("test"))
+    first = features(subject, encoded, keep=True)
     (path,) = (tmp_path / "cache" / "features").iterdir()
     path.write_bytes(path.read_bytes()[:50])
-    assert torch.equal(features(model, tiny_protein_tokenizer, encoded), first)
+    assert torch.equal(features(subject, encoded), first)
     (tmp_path / "file").touch()
     monkeypatch.setenv("BOOSTLIB_CACHE", str(tmp_path / "file"))
-    assert torch.equal(features(model, tiny_protein_tokenizer, encoded, keep=True), first)
+    assert torch.equal(features(subject, encoded, keep=True), first)
 
 
 # --- ESM2
@@ -360,7 +362,7 @@ def test_real_antiberty_loads_without_its_package_and_tells_an_antibody_from_a_s
     chain = load_task("synthetic_binding").split("test")[0].prompt
     shuffled = "".join(sorted(chain))
     encoded = [encode_chains(tokenizer, text, 512) for text in (chain, chain[:60] + "A" + chain[61:], shuffled)]
-    one, mutated, other = run_batches(model, tokenizer, encoded, model.features)
+    one, mutated, other = run_batches(Subject(model, tokenizer, None), encoded, model.features)
     assert torch.cosine_similarity(one, mutated, dim=0) > 0.97 > torch.cosine_similarity(one, other, dim=0)
 
 
@@ -369,10 +371,11 @@ import resource
 from boostlib import load_classifier, load_task, train_head
 from boostlib.models.classifier import run_batches
 from boostlib.models.sequences import encode_chains
+from boostlib.models.subject import Subject
 model, tokenizer = load_classifier("antiberty", dtype="fp32", device="cpu")
 train_head(model, tokenizer, load_task("synthetic_binding", train=3600, validation=200, test=200), progress=False)
 long = [encode_chains(tokenizer, "EVQLVESGGG" * 60, 512)] * 64  # as long as it takes
-assert run_batches(model, tokenizer, long, model.features).shape == (64, 512)
+assert run_batches(Subject(model, tokenizer, None), long, model.features).shape == (64, 512)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 

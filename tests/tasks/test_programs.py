@@ -192,7 +192,8 @@ def test_samples_of_a_model_are_reproducible(tiny_llama, tiny_tokenizer):
 
     model, task = tiny_llama(), ParityTask(max_new_tokens=4)
     first, again, other = (
-        sample_correct(model, tiny_tokenizer, task, samples=6, seed=seed, progress=False) for seed in (0, 0, 1)
+        sample_correct(Subject(model, tiny_tokenizer, task), task.split("test"), samples=6, seed=seed)
+        for seed in (0, 0, 1)
     )
     assert first.shape == (6, 6) and np.array_equal(first, again) and not np.array_equal(first, other)
 

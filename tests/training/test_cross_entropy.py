@@ -40,8 +40,8 @@ def attached(tiny_classifier):
 def loss_by_hand(model, tokenizer, examples, balance=True):
     """From single examples, without batches or padding."""
     labels = torch.tensor([float(e.answer) for e in examples])
-    encoded = encode_examples(model, tokenizer, TASK, examples)
-    found = torch.cat([run_batches(model, tokenizer, [one], model) for one in encoded])
+    encoded = encode_examples(Subject(model, tokenizer, TASK), examples)
+    found = torch.cat([run_batches(Subject(model, tokenizer, TASK), [one], model) for one in encoded])
     each = F.binary_cross_entropy_with_logits(found, labels, reduction="none")
     if not balance:
         return float(each.mean())
@@ -81,7 +81,7 @@ def test_the_gradient_is_that_of_finite_differences(attached, tiny_protein_token
         values = []
         for sign in (1, -1):
             adapter.v.data.flatten()[k] = sign * step
-            encoded = [data._sum(run_batches(model, tiny_protein_tokenizer, data.encoded, model), range(24))]
+            encoded = [data._sum(run_batches(data.subject, data.encoded, model), range(24))]
             values.append(float(encoded[0] / data.weights.sum()))
         adapter.v.data.flatten()[k] = 0.0
         assert (values[0] - values[1]) / (2 * step) == pytest.approx(expected, rel=0.03, abs=2e-5)

@@ -26,15 +26,15 @@ export PIP_REQUIRE_VIRTUALENV := 1
 
 help:
 	@echo "make reproduce [PRESET=smoke|demo|lab|paper]  run the notebooks and print what each showed"
-	@echo "make test                                     ruff and the tests; make test-slow: the long ones"
+	@echo "make test                                     ruff, mypy and the tests; make test-slow: the long ones"
 	@echo "make lab                                      JupyterLab in this environment"
-	@echo "make lint | setup | clean                     ruff alone | only the set-up | remove .venv and caches"
+	@echo "make lint | setup | clean                     ruff and mypy | only the set-up | remove .venv and caches"
 
 reproduce: $(READY)
 	$(BIN)/python -m boostlib reproduce --preset $(PRESET) $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
@@ -42,6 +42,7 @@ test-slow: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 lab: $(READY)
 	$(BIN)/jupyter lab $(ARGS)
@@ -66,6 +67,6 @@ $(READY): requirements.txt pyproject.toml $(MODELS)
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +

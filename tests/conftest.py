@@ -32,6 +32,16 @@ from boostlib.models.classifier import SequenceClassifier  # noqa: E402
 hypothesis.settings.register_profile("boostlib", deadline=None)
 hypothesis.settings.load_profile("boostlib")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers a file's tests stay in one of them, as they share fixtures, but a notebook is shared out by
+    itself; what takes longest comes first, so that no worker is left with it at the end."""
+    notebooks = [item for item in items if "notebook" in item.fixturenames]
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.name if item in notebooks else item.path.name))
+    items[:] = notebooks + [item for item in items if item not in notebooks]
+
+
 SPECIAL = ["<pad>", "<eos>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + eos_token + '\n' }}{% endfor %}"

@@ -12,14 +12,14 @@ needs_model = pytest.mark.skipif(installed_weights("smollm2") is None, reason="t
 
 
 @pytest.mark.parametrize(
-    "source", [pytest.param(p, id=p.stem, marks=[needs_model] if p.name > "01" else []) for p in NOTEBOOKS]
+    "notebook", [pytest.param(p, id=p.stem, marks=[needs_model] if p.name > "01" else []) for p in NOTEBOOKS]
 )
-def test_runs_in_the_smoke_preset(source, tmp_path):
+def test_runs_in_the_smoke_preset(notebook, tmp_path):
     wanted = {"preset": "smoke", "figures_dir": str(tmp_path / "figures"), "runs_dir": str(tmp_path / "runs")}
-    known = papermill.inspect_notebook(str(source))
-    done = tmp_path / source.name
+    known = papermill.inspect_notebook(str(notebook))
+    done = tmp_path / notebook.name
     parameters = {name: value for name, value in wanted.items() if name in known}
-    papermill.execute_notebook(str(source), str(done), parameters, kernel_name="python3", cwd=str(tmp_path))
+    papermill.execute_notebook(str(notebook), str(done), parameters, kernel_name="python3", cwd=str(tmp_path))
     assert _shows(done)
     drawn = {path.suffix for path in (tmp_path / "figures").iterdir()}
     assert drawn == {".png", ".svg"}

@@ -8,14 +8,22 @@ r"""A user's own log of failures: cases that a model got wrong, what they cost, 
 One case a line; `log_rows.py` says which fields there are. Splits: `train`, the failures to repair; `guard`, the cases
 of that kind; `test`, the cases that name it as their `split`. `kind` of an example is the case's class.
 
-Rule: a case is scored as its `score` says, by `log_scores.py` or, with `tests`, in the sandbox (`programs.py`). The
-labels to choose from are those that the log's label cases expect. A completion ends after the first match of the
-setting `stop`: "\n" where a prompt is raw text to be continued, so that what a model adds is not read.
+Rule: a case is scored as its `score` says, by the functions at the end of this file, each with a lenient reading,
+`correct`, and one in the format asked for, `strict`:
+
+    "The answer is 13." for 13 as number: correct (its last number), not strict (not alone).  "13": strict.
+
+A case with `tests` is scored in the sandbox (`programs.py`). The tests may take from a program the names that its
+reference defines; without a reference, every name that they use and that is neither their own nor built in. The
+reference's imports are done for them, as in MBPP. The labels to choose from are those that the log's label cases
+expect. A completion ends after the first match of the setting `stop`: "\n" where a prompt is raw text to be continued,
+so that what a model adds is not read.
 
 Departures: none from a paper; the task is the project's own. Regular expressions run without a time limit: they are the
 user's own.
 """
 
+import builtins
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -26,14 +34,26 @@ from typing import Any, ClassVar
 
 from boostlib.common.errors import BoostError, DataError
 from boostlib.common.stable import fingerprint_json
-from boostlib.sandbox import TaskError
+from boostlib.sandbox import CodeTask, TaskError
+from boostlib.tasks.answers import as_number, same_answer
 from boostlib.tasks.base import Example, Score
-from boostlib.tasks.log_cases import Case, to_case
-from boostlib.tasks.log_rows import SPLITS, check_rows, complain, is_cost, read_log
-from boostlib.tasks.log_scores import score_exact, score_label, score_number, score_regex
+from boostlib.tasks.gsm8k import extract
+from boostlib.tasks.log_rows import SPLITS, check_rows, complain, is_cost, read_log, scoring
 from boostlib.tasks.programs import ProgramTask
+from boostlib.tasks.rows import Row
+from boostlib.tasks.source import defined_names, imported_names, imports_of, used_names
 
-SCORERS = {"exact": score_exact, "number": score_number, "regex": score_regex}
+
+@dataclass(frozen=True, kw_only=True)
+class Case(Example):
+    """An example with its cost and its way of scoring. `answer` is what is expected, or the source of the tests."""
+
+    scoring: str
+    split: str
+    cost: float = 1.0
+    reference: str = ""
+    check: CodeTask | None = field(default=None, compare=False, repr=False)
+    before: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,3 +152,72 @@ class ErrorLog(ProgramTask):
             for where, result in zip(programs, results, strict=True)
             if not result.passed
         ]
+
+
+def to_case(row: Row, costs: Mapping[str, float]) -> Case:
+    """A checked row as a case. Raises TaskError for tests or a reference that do not compile."""
+    how, kind = scoring(row), row.get("class") or ""
+    common = {
+        "id": str(row["id"]),
+        "prompt": row["prompt"] if "prompt" in row else row["messages"],
+        "kind": kind,
+        "scoring": how,
+        "split": "guard" if row.get("kind") == "guard" else row.get("split") or "train",
+        "cost": float(row.get("cost", costs.get(kind, 1.0))),
+    }
+    if how != "code":
+        return Case(answer=str(row["expected"]), **common)
+    tests = row["tests"] if isinstance(row["tests"], str) else "\n".join(row["tests"])
+    reference = row.get("reference") or ""
+    return Case(answer=tests, reference=reference, check=to_check(tests, reference), **common)
+
+
+def to_check(tests: str, reference: str = "") -> CodeTask:
+    """The sandbox's task: tests may take the names that they use and do not bind; with a reference, those it defines.
+
+    Raises TaskError for source that does not compile, or tests that assert nothing.
+    """
+    CodeTask(tests, exports=())
+    try:
+        own = defined_names(tests) | imported_names(tests) | set(dir(builtins))
+        taken = (used_names(tests) - own) if not reference else (used_names(tests) & defined_names(reference))
+        return CodeTask(tests, exports=tuple(sorted(taken)), setup=imports_of(reference))
+    except SyntaxError as error:
+        raise TaskError(f"the reference does not compile: {error}") from error
+
+
+def score_exact(text: str, expected: str) -> Score:
+    """Correct: the same but for spaces and line ends. Strict: the same, apart from both ends."""
+    return Score(text.split() == expected.split(), text.strip() == expected.strip())
+
+
+def score_number(text: str, expected: str) -> Score:
+    """Correct: the answer is the number or formula `expected`, compared exactly or by math-verify (`answers.py`); the
+    answer is the whole text, else what is marked by #### or \\boxed, else the last number. Strict: it is all there is,
+    or was marked."""
+    whole = text.strip()
+    if same_answer(whole, expected):
+        return Score(True, as_number(whole) is not None or whole == expected.strip())
+    answer, marked = extract(text)
+    correct = same_answer(answer, expected)
+    return Score(correct, correct and marked)
+
+
+def score_regex(text: str, expected: str) -> Score:
+    """Correct: the pattern is found somewhere. Strict: it matches the whole text, apart from both ends."""
+    return Score(re.search(expected, text) is not None, re.fullmatch(expected, text.strip()) is not None)
+
+
+def score_label(text: str, expected: str, labels: Sequence[str]) -> Score:
+    """Correct: of the labels named in the text, as whole words in any case, the first is `expected` (of two that begin
+    at the same place, the longer). Strict: the text is that label alone, spelled the same."""
+    found = [(match.start(), -len(label), label) for label in labels for match in _named(label, text)]
+    correct = bool(found) and min(found)[2].casefold() == expected.casefold()
+    return Score(correct, correct and text.strip() == expected.strip())
+
+
+def _named(label: str, text: str):
+    return re.finditer(rf"(?<!\w){re.escape(label)}(?!\w)", text, flags=re.IGNORECASE)
+
+
+SCORERS = {"exact": score_exact, "number": score_number, "regex": score_regex}

@@ -24,9 +24,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from boostlib.common.errors import DataError
-from boostlib.tasks.answers import as_number, numbers_in
+from boostlib.tasks.answers import as_number, last_boxed, numbers_in, same_answer
 from boostlib.tasks.base import Example, Score, TextTask, held_out
-from boostlib.tasks.latex import last_boxed, same_answer
 from boostlib.tasks.rows import Row, Source, load_rows
 
 INSTRUCTION = "Reason step by step. End with a line that holds only the final answer as a number, like this: #### 42"

@@ -11,17 +11,15 @@ Other fields are the user's own and are left alone. A message lists the first 20
 the rest.
 """
 
-import json
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from boostlib.common.errors import DataError
 from boostlib.tasks.answers import as_number
-from boostlib.tasks.rows import Row
+from boostlib.tasks.rows import Row, parse
 
 SCORES = ("exact", "number", "regex", "label", "code")
 SPLITS = ("train", "guard", "test")
@@ -45,31 +43,22 @@ def read_log(path: Path) -> tuple[list[Numbered], list[Problem]]:
         for number, line in enumerate(lines, 1):
             where = f"{file.name}, line {number}" if path.is_dir() else f"line {number}"
             if line.strip():
-                row, problem = _parse(line)
-                problems += [(where, problem)] if problem else []
-                rows += [] if problem else [(where, row)]
+                try:
+                    rows.append((where, parse(line)))
+                except DataError as error:
+                    problems.append((where, str(error)))
     if not rows and not problems:
         raise DataError(f"the error log {path} holds no case: it should hold one JSON object a line")
     return rows, problems
 
 
-def _parse(line: str) -> tuple[Any, str]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        return None, f"not JSON: {error.msg} at column {error.colno}: {line.strip()[:40]!r}"
-    return row, "" if isinstance(row, dict) else f"a JSON object is expected, not a {type(row).__name__}"
-
-
 def check_rows(rows: Sequence[Numbered]) -> list[Problem]:
     """Everything that is wrong with the fields of the rows, and ids that occur twice."""
     problems = [(where, problem) for where, row in rows for problem in check_row(row)]
-    ids = Counter(str(row.get("id")) for _, row in rows if "id" in row)
     first: dict[str, str] = {}
     for where, row in rows:
-        id = str(row.get("id"))
-        if ids[id] > 1 and first.setdefault(id, where) != where:
-            problems.append((where, f"the id '{id}' is that of {first[id]} already"))
+        if "id" in row and first.setdefault(str(row["id"]), where) != where:
+            problems.append((where, f"the id '{row['id']}' is that of {first[str(row['id'])]} already"))
     return problems
 
 

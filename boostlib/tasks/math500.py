@@ -9,7 +9,8 @@ problems of Lightman et al. 2023, arXiv 2305.20050): `HuggingFaceH4/MATH-500` an
     gold      "\left( 3, \frac{\pi}{2} \right)", kind "Precalculus"
 
 Rule, for reward and evaluation alike. The answer is the last \boxed{...} whose braces balance; without one, the last
-formula or number, whichever ends later. Correct: `same_answer` (latex.py) takes it for the gold one. Strict: boxed too.
+formula or number, whichever ends later. Correct: `same_answer` (answers.py) takes it for the gold one. Strict: boxed
+too.
 
 Departures: the prompt is the field's usual one, in our words. A training row whose problem is one of MATH-500 is
 dropped: hub copies with both splits of MATH in one (`qwedsacf/competition_math`, train_configs=()) give all but those.
@@ -22,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from boostlib.common.errors import BoostError, DataError
+from boostlib.tasks.answers import last_boxed, same_answer
 from boostlib.tasks.base import Example, Score, TextTask, held_out
-from boostlib.tasks.latex import last_boxed, same_answer
 from boostlib.tasks.rows import Source, load_rows
 
 INSTRUCTION = r"Reason step by step, and put the final answer in \boxed{}."

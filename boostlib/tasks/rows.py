@@ -97,7 +97,7 @@ def read_jsonl(path: str | os.PathLike, fields: Sequence[str] = ()) -> list[Row]
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    rows.append(_check_row(_parse(line, f"{path}, line {number}"), fields, f"{path}, line {number}"))
+                    rows.append(_check_row(parse(line, f"{path}, line {number}: "), fields, f"{path}, line {number}"))
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read after {len(rows)} rows: {error}") from error
     if not rows:
@@ -105,16 +105,18 @@ def read_jsonl(path: str | os.PathLike, fields: Sequence[str] = ()) -> list[Row]
     return rows
 
 
-def _parse(line: str, where: str) -> Any:
+def parse(line: str, where: str = "") -> Row:
+    """The JSON object in `line`. Raises DataError, beginning with `where`, for anything else."""
     try:
-        return json.loads(line)
+        row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}: {line.strip()[:60]!r}") from error
-
-
-def _check_row(row: Any, fields: Sequence[str], where: str) -> Row:
+        raise DataError(f"{where}not JSON: {error.msg} at column {error.colno}: {line.strip()[:60]!r}") from error
     if not isinstance(row, dict):
-        raise DataError(f"{where}: a JSON object is expected, not a {type(row).__name__}")
+        raise DataError(f"{where}a JSON object is expected, not a {type(row).__name__}")
+    return row
+
+
+def _check_row(row: Row, fields: Sequence[str], where: str) -> Row:
     for name in fields:
         if name not in row:
             raise DataError(f"{where}: the field '{name}' is missing; fields found: {', '.join(row) or 'none'}")

@@ -10,7 +10,7 @@ from boostlib.common.errors import DataError
 from boostlib.common.stable import philox
 from boostlib.experiments.reproduce import ROOT
 from boostlib.release.grouping import cluster, embed, suggest_classes, write_classes
-from boostlib.tasks.log_scores import score_exact, score_label, score_number, score_regex
+from boostlib.tasks.error_log import score_exact, score_label, score_number, score_regex
 
 CASE = {"id": "a", "prompt": "2 + 2 =", "expected": "4"}
 INCIDENT = ROOT / "data/incident/incident.jsonl"

@@ -13,8 +13,7 @@ from boostlib.bench.decode import left_padded
 from boostlib.bench.measure import Measurement, clock, interleaved
 from boostlib.bench.setup import Setup
 from boostlib.evaluation.evaluate import evaluate
-from boostlib.evaluation.generate import encode
-from boostlib.evaluation.stop import cut_at
+from boostlib.evaluation.generate import cut_at, encode
 from boostlib.tasks.base import Example, TextTask
 
 

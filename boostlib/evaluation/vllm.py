@@ -24,7 +24,7 @@ from torch import nn
 
 from boostlib.common import world
 from boostlib.common.errors import BoostError, ModelError
-from boostlib.evaluation.stop import cut_at
+from boostlib.evaluation.generate import cut_at
 from boostlib.models.language import weights_source
 from boostlib.models.subject import Subject
 

@@ -2,7 +2,7 @@
 
     w, b = argmin  mean_i c_i log(1 + exp(-y_i (w . z_i + b))) + |w|^2 / (2 C n)        z: standardised features
 
-The encoder reads every sequence once (models/classifier.py); the fit is scikit-learn's logistic regression. Both classes
+The encoder reads every sequence once; the fit is scikit-learn's logistic regression. Both classes
 weigh the same (c_i), so that a logit of 0 is the boundary between them however many binders a split has. C is the one
 that the validation split likes best. The head is folded back to unstandardised features and then frozen: boosting
 starts from here.

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from boostlib import GRPO, CrossEntropy, Ledger, boost, load_classifier, load_model
 from boostlib.common import world
 from boostlib.common.errors import DataError, RunError, TrainingError
-from boostlib.experiments.finetune import finetune
+from boostlib.experiments.methods import finetune
 from boostlib.run import Run
 from boostlib.tasks.base import Score
 from boostlib.training.trl import FoldingTrainer, prompts_a_step, reward_function, sampled

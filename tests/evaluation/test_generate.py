@@ -8,8 +8,7 @@ import torch
 from transformers import GenerationConfig
 
 from boostlib.common.errors import DataError
-from boostlib.evaluation.generate import encode, flat_linears, generate, shared_prefix
-from boostlib.evaluation.stop import cut_at
+from boostlib.evaluation.generate import cut_at, encode, flat_linears, generate, shared_prefix
 
 PREFIX = [5, 9, 44, 17, 80, 33]
 RAGGED = [[7], [60, 3, 91, 12], [8, 8], [7, 30, 55, 90, 120, 200, 31], [99, 4, 4]]

@@ -8,8 +8,7 @@ from helpers import FakeTrainer, ParityTask
 
 from boostlib import GRPO, AdapterConfig, BoostConfig, boost, preset, replay, target_modules
 from boostlib.common.errors import BoostError, RunError
-from boostlib.experiments.finetune import finetune
-from boostlib.experiments.methods import with_method
+from boostlib.experiments.methods import finetune, with_method
 from boostlib.experiments.presets import MATH
 from boostlib.records.rows import Training
 from boostlib.run import Run

@@ -12,9 +12,8 @@ import pytest
 
 from boostlib import GRPO, AdapterConfig, BoostError, SVDBasis, TinyLoRA, evaluate, load_model
 from boostlib.common.errors import DataError
-from boostlib.evaluation.generate import encode, generate
+from boostlib.evaluation.generate import cut_at, encode, generate
 from boostlib.evaluation.pass_at_k import pass_at_k, sample_correct
-from boostlib.evaluation.stop import cut_at
 from boostlib.experiments.methods import run_method, with_method
 from boostlib.experiments.presets import SECTIONS, preset
 from boostlib.models.embedded import installed_weights

@@ -10,7 +10,7 @@ from helpers import CoinTask
 
 from boostlib import AdapterConfig, BoostConfig, CrossEntropy, Ledger, SVDBasis, TinyLoRA, boost, evaluate
 from boostlib.common.errors import BoostError, ModelError, TrainingError
-from boostlib.experiments.finetune import finetune
+from boostlib.experiments.methods import finetune
 from boostlib.models.classifier import run_batches
 from boostlib.models.sequences import encode_examples
 from boostlib.models.subject import Subject

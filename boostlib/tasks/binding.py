@@ -27,8 +27,7 @@ import numpy as np
 from boostlib.common.errors import BoostError, DataError
 from boostlib.tasks.base import Example, LabelTask
 from boostlib.tasks.chains import read_chains
-from boostlib.tasks.clusters import clusters, split_by_cluster
-from boostlib.tasks.leaks import warn_of_shared
+from boostlib.tasks.clusters import clusters, split_by_cluster, warn_of_shared
 from boostlib.tasks.rows import Row, Source, load_rows, read_file
 
 log = logging.getLogger(__name__)

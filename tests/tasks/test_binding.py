@@ -14,8 +14,7 @@ from boostlib import load_task
 from boostlib.common.errors import BoostError, DataError
 from boostlib.common.stable import fingerprint_json
 from boostlib.tasks.chains import AMINO_ACIDS, cut_evenly, read_chains, split_prompt
-from boostlib.tasks.clusters import clusters, nearest, split_by_cluster
-from boostlib.tasks.leaks import leaks
+from boostlib.tasks.clusters import clusters, leaks, nearest, split_by_cluster
 from boostlib.tasks.synthetic_binding import binds, charge, pairs
 
 HEADER = "PDB,Ligand Sequences,Receptor Sequences,KD(M),split\n"

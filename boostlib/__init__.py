@@ -1,5 +1,13 @@
 """BoostLoRA: grow an update of high rank from adapters of a few numbers each (arXiv 2604.27308)."""
 
+import sys
+
+if sys.platform == "win32":
+    raise ImportError(
+        "boostlib does not run on Windows: it needs a POSIX system for file locks and its sandbox. "
+        "Install it in WSL (Windows Subsystem for Linux) or on a Linux machine"
+    )
+
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis, target_modules
 from boostlib.boost import boost

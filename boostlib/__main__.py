@@ -1,4 +1,4 @@
-"""The command line: python -m boostlib reproduce|boost|report|figures|replay|verify|export|bench|fetch|doctor."""
+"""The command line, boostlib or python -m boostlib: reproduce, boost, report, replay, verify, export and more."""
 
 import argparse
 import logging
@@ -213,7 +213,7 @@ def _given(args, *names: str) -> dict:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m boostlib", description="BoostLoRA, the reference implementation.")
+    parser = argparse.ArgumentParser(prog="boostlib", description="BoostLoRA, the reference implementation.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command, about: str) -> argparse.ArgumentParser:

@@ -20,18 +20,8 @@ from boostlib.tasks.word_problems import WordProblems
 
 __all__ = ["TASKS", "Example", "LabelTask", "Score", "SplitTask", "Task", "TextTask", "load_task"]
 
-TASKS: dict[str, type[SplitTask]] = {
-    "arithmetic": Arithmetic,
-    "word_problems": WordProblems,
-    "gsm8k": GSM8K,
-    "math500": Math500,
-    "python_basics": PythonBasics,
-    "mbpp": MBPP,
-    "humaneval": HumanEval,
-    "synthetic_binding": SyntheticBinding,
-    "binding": Binding,
-    "error_log": ErrorLog,
-}
+TEXTS = (Arithmetic, WordProblems, GSM8K, Math500, PythonBasics, MBPP, HumanEval, ErrorLog)
+TASKS: dict[str, type[SplitTask]] = {task.name: task for task in (*TEXTS, SyntheticBinding, Binding)}
 
 
 def load_task(

@@ -14,6 +14,7 @@ except those declared with `compare=False` (paths).
 """
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -134,6 +135,38 @@ class TextTask(SplitTask):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DevTask(TextTask):
+    """Base of published tasks with a training and a test split: `dev` training problems are held out, by a hash.
+
+    `instruction` follows each question. A subclass gives `load_published`, for "train" and "test".
+    """
+
+    dev: int = 500
+    instruction: str
+    data_dir: str | os.PathLike | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        self._require_count("dev", self.dev)
+        super().__post_init__()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ("train", "dev", "test") if self.dev else ("train", "test")
+
+    @abstractmethod
+    def load_published(self, split: str) -> list[Example]:
+        """All examples of the published split."""
+
+    def load_split(self, name: str) -> list[Example]:
+        if name == "test":
+            return self.load_published("test")
+        return held_out(self.load_published("train"), self.dev)[name == "dev"]
+
+    def ask(self, question: str) -> Prompt:
+        return user_message(f"{question}\n\n{self.instruction}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelTask(SplitTask):
     """Base of tasks that a classifier answers: prompts are chains (see `chains.py`), answers "1" or "0".
 
@@ -146,6 +179,11 @@ class LabelTask(SplitTask):
         if self.max_length is not None:
             self._require_count("max_length", self.max_length, least=8)
         super().__post_init__()
+
+
+def user_message(text: str) -> Prompt:
+    """A chat of one message."""
+    return [{"role": "user", "content": text}]
 
 
 def require_unique_ids(examples: Sequence[Example], where: str) -> list[Example]:

@@ -17,15 +17,14 @@ compare with the same model before training, not across papers. `dev`, 500 of th
 hash, is ours too: with dev=0 all of them are `train`.
 """
 
-import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from boostlib.common.errors import DataError
 from boostlib.tasks.answers import as_number, last_boxed, numbers_in, same_answer
-from boostlib.tasks.base import Example, Score, TextTask, held_out
+from boostlib.tasks.base import DevTask, Example, Score
 from boostlib.tasks.rows import Row, Source, load_rows
 
 INSTRUCTION = "Reason step by step. End with a line that holds only the final answer as a number, like this: #### 42"
@@ -33,7 +32,7 @@ HUB_ID = "openai/gsm8k"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GSM8K(TextTask):
+class GSM8K(DevTask):
     """`dev` is the number of training problems held out; `instruction` follows each question.
 
     Raises DataError for data that cannot be found or a row without a gold number; BoostError for a setting off range.
@@ -41,26 +40,12 @@ class GSM8K(TextTask):
 
     name: ClassVar[str] = "gsm8k"
     max_new_tokens: int = 512
-    dev: int = 500
     instruction: str = INSTRUCTION
-    data_dir: str | os.PathLike | None = field(default=None, compare=False)
 
-    def __post_init__(self) -> None:
-        self._require_count("dev", self.dev)
-        super().__post_init__()
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return ("train", "dev", "test") if self.dev else ("train", "test")
-
-    def load_split(self, name: str) -> list[Example]:
-        file = "test" if name == "test" else "train"
-        source = Source(f"gsm8k/{file}.jsonl", HUB_ID, file, ("main",))
+    def load_published(self, split: str) -> list[Example]:
+        source = Source(f"gsm8k/{split}.jsonl", HUB_ID, split, ("main",))
         rows = load_rows(source, ("question", "answer"), self.data_dir)
-        examples = [self._to_example(row, f"{file}-{number}") for number, row in enumerate(rows, 1)]
-        if file == "test":
-            return examples
-        return held_out(examples, self.dev)[name == "dev"]
+        return [self._to_example(row, f"{split}-{number}") for number, row in enumerate(rows, 1)]
 
     def score(self, completion: str, example: Example) -> Score:
         answer, as_asked = extract(completion)
@@ -71,8 +56,7 @@ class GSM8K(TextTask):
         gold = as_number(row["answer"].rpartition("####")[2]) if "####" in row["answer"] else None
         if gold is None or gold.denominator != 1:
             raise DataError(f"gsm8k, {id}: the field 'answer' should end in '#### n', not {row['answer'][-40:]!r}")
-        message = {"role": "user", "content": f"{row['question']}\n\n{self.instruction}"}
-        return Example(id=id, prompt=[message], answer=str(gold))
+        return Example(id=id, prompt=self.ask(row["question"]), answer=str(gold))
 
 
 def extract(completion: str) -> tuple[str, bool]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from boostlib.sandbox import CodeTask, TaskError
-from boostlib.tasks.base import Example
+from boostlib.tasks.base import Example, user_message
 from boostlib.tasks.programs import Problem, ProgramTask
 from boostlib.tasks.rows import Row, Source, load_rows
 from boostlib.tasks.source import compilable, find_code
@@ -60,7 +60,7 @@ class HumanEval(ProgramTask):
         try:
             return Problem(
                 id=row["task_id"],
-                prompt=[{"role": "user", "content": message}],
+                prompt=user_message(message),
                 answer=row["test"],
                 reference=row["prompt"] + row["canonical_solution"],
                 check=CodeTask(

@@ -17,14 +17,13 @@ dropped: hub copies with both splits of MATH in one (`qwedsacf/competition_math`
 `dev`, 500 training problems chosen by a hash, is ours: with dev=0 all are `train`.
 """
 
-import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from boostlib.common.errors import BoostError, DataError
 from boostlib.tasks.answers import last_boxed, same_answer
-from boostlib.tasks.base import Example, Score, TextTask, held_out
+from boostlib.tasks.base import DevTask, Example, Score
 from boostlib.tasks.rows import Source, load_rows
 
 INSTRUCTION = r"Reason step by step, and put the final answer in \boxed{}."
@@ -43,7 +42,7 @@ _NUMBER = re.compile(r"(?<![\w\\{^/.])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?!
 
 
 @dataclass(frozen=True, kw_only=True)
-class Math500(TextTask):
+class Math500(DevTask):
     r"""`train_hub_id` and `train_configs` name the training set on the hub (fields problem, solution, type); in a data
     folder it is `math/train.jsonl`. `dev` is the number of training problems held out.
 
@@ -52,29 +51,21 @@ class Math500(TextTask):
 
     name: ClassVar[str] = "math500"
     max_new_tokens: int = 1024
-    dev: int = 500
     instruction: str = INSTRUCTION
     train_hub_id: str = "EleutherAI/hendrycks_math"
     train_configs: tuple[str, ...] = SUBJECTS
-    data_dir: str | os.PathLike | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        self._require_count("dev", self.dev)
         if isinstance(self.train_configs, str):
             raise BoostError(f"{self.name}: train_configs must be a list of names, not the text {self.train_configs!r}")
         super().__post_init__()
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return ("train", "dev", "test") if self.dev else ("train", "test")
-
-    def load_split(self, name: str) -> list[Example]:
+    def load_published(self, split: str) -> list[Example]:
         source = Source("math500/test.jsonl", HUB_ID, "test")
         rows = load_rows(source, ("problem", "answer", "subject", "unique_id"), self.data_dir)
-        if name == "test":
+        if split == "test":
             return [self._example(row["unique_id"], row["problem"], row["answer"], row["subject"]) for row in rows]
-        training = self._training({_squeeze(row["problem"]) for row in rows})
-        return held_out(training, self.dev)[name == "dev"]
+        return self._training({_squeeze(row["problem"]) for row in rows})
 
     def score(self, completion: str, example: Example) -> Score:
         box = last_boxed(completion)
@@ -97,8 +88,7 @@ class Math500(TextTask):
         return examples
 
     def _example(self, id: str, problem: str, answer: str, subject: str) -> Example:
-        message = {"role": "user", "content": f"{problem}\n\n{self.instruction}"}
-        return Example(id=id, prompt=[message], answer=answer, kind=subject)
+        return Example(id=id, prompt=self.ask(problem), answer=answer, kind=subject)
 
 
 def last_formula(completion: str) -> str:

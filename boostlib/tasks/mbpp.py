@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from boostlib.common.errors import DataError
 from boostlib.sandbox import CodeTask, TaskError
-from boostlib.tasks.base import Example
+from boostlib.tasks.base import Example, user_message
 from boostlib.tasks.programs import Problem, ProgramTask
 from boostlib.tasks.rows import Row, Source, load_rows
 from boostlib.tasks.source import defined_names, imports_of, used_names
@@ -66,7 +66,7 @@ class MBPP(ProgramTask):
             exports = defined_names(row["code"]) & (used_names(setup) | used_names(source))
             return Problem(
                 id=str(_number(row)),
-                prompt=[{"role": "user", "content": "\n".join(parts)}],
+                prompt=user_message("\n".join(parts)),
                 answer=source,
                 reference=row["code"],
                 check=CodeTask(source, exports=tuple(sorted(exports)), setup=setup),

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from boostlib.sandbox import CodeTask
-from boostlib.tasks.base import Example
+from boostlib.tasks.base import Example, user_message
 from boostlib.tasks.generated import deal
 from boostlib.tasks.programs import Problem, ProgramTask
 
@@ -69,7 +69,7 @@ def to_problem(function: ast.FunctionDef, kind: str, as_docstring: bool = False)
     reference = ast.unparse(ast.FunctionDef(**{**vars(function), "body": function.body[1:]}))
     return Problem(
         id=function.name,
-        prompt=[{"role": "user", "content": prompt}],
+        prompt=user_message(prompt),
         answer=tests,
         kind=kind,
         reference=reference,

@@ -51,51 +51,31 @@ class Template:
         return answer >= 2 and answer.denominator == 1
 
 
+TOTAL = "total", (30, 30), operator.add
+DIFFERENCE = "difference", (30, 30), operator.sub
+RATE = "rate", (12, 15), operator.mul
+SHARE = "share", (60, 10), Fraction
 HAVE = "How many {things} does {name} have"
 TEMPLATES = {
-    "buys": Template("total", (30, 30), operator.add, "{name} has {0} {things} and buys {1} more.", f"{HAVE} now?"),
+    "buys": Template(*TOTAL, "{name} has {0} {things} and buys {1} more.", f"{HAVE} now?"),
     "boxes": Template(
-        "total",
-        (30, 30),
-        operator.add,
-        "There are {0} {things} in one box and {1} {things} in another.",
-        "How many {things} are there in all?",
+        *TOTAL, "There are {0} {things} in one box and {1} {things} in another.", "How many {things} are there in all?"
     ),
-    "gives": Template(
-        "difference",
-        (30, 30),
-        operator.sub,
-        "{name} has {0} {things} and gives {1} of them to {other}.",
-        f"{HAVE} left?",
-    ),
+    "gives": Template(*DIFFERENCE, "{name} has {0} {things} and gives {1} of them to {other}.", f"{HAVE} left?"),
     "more": Template(
-        "difference",
-        (30, 30),
-        operator.sub,
+        *DIFFERENCE,
         "{name} has {0} {things} and {other} has {1} {things}.",
         "How many more {things} does {name} have than {other}?",
     ),
-    "bags": Template(
-        "rate", (12, 15), operator.mul, "{name} buys {0} bags with {1} {things} in each bag.", f"{HAVE} now?"
-    ),
+    "bags": Template(*RATE, "{name} buys {0} bags with {1} {things} in each bag.", f"{HAVE} now?"),
     "hours": Template(
-        "rate",
-        (12, 15),
-        operator.mul,
-        "{name} collects {0} {things} every hour.",
-        "How many {things} does {name} collect in {1} hours?",
+        *RATE, "{name} collects {0} {things} every hour.", "How many {things} does {name} collect in {1} hours?"
     ),
     "shares": Template(
-        "share",
-        (60, 10),
-        Fraction,
-        "{name} shares {0} {things} equally among {1} friends.",
-        "How many {things} does each friend get?",
+        *SHARE, "{name} shares {0} {things} equally among {1} friends.", "How many {things} does each friend get?"
     ),
     "packs": Template(
-        "share",
-        (60, 10),
-        Fraction,
+        *SHARE,
         "{name} packs {0} {things} into {1} boxes, the same number into each.",
         "How many {things} are in each box?",
     ),

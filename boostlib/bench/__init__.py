@@ -2,8 +2,8 @@
 
     python -m boostlib bench [SUBJECT] [--json DIR]
 
-A file a subject; setup.py says what is measured on, measure.py how. The last table has a row for every comparison:
-ours, the peer, and median(peer) / median(ours).
+setup.py says what is measured on, measure.py how, data/bench/README.md what was found. The last table has a row for
+every comparison: ours, the peer, and median(peer) / median(ours).
 """
 
 import gc
@@ -12,21 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from boostlib.bench.basis import bench_basis
-from boostlib.bench.decode import bench_decode, bench_rollout
-from boostlib.bench.drafts import bench_drafts
-from boostlib.bench.evaluate import bench_evaluate
-from boostlib.bench.export import bench_export
-from boostlib.bench.fold import bench_fold
-from boostlib.bench.grpo import bench_grpo
-from boostlib.bench.large import large_setup
+from boostlib.bench.decoding import bench_decode, bench_drafts, bench_evaluate, bench_rollout
 from boostlib.bench.measure import Measurement, print_measurement, print_summary, write
-from boostlib.bench.memory import bench_memory
-from boostlib.bench.merge import bench_merge
-from boostlib.bench.probe import bench_probe
-from boostlib.bench.round import bench_round
 from boostlib.bench.sandbox import bench_sandbox
-from boostlib.bench.setup import Setup
-from boostlib.bench.step import bench_step
+from boostlib.bench.setup import Setup, large_setup
+from boostlib.bench.training import bench_grpo, bench_memory, bench_probe, bench_round, bench_step
+from boostlib.bench.weights import bench_export, bench_fold, bench_merge
 from boostlib.common.errors import BoostError
 from boostlib.config import environment
 from boostlib.models.language import default_device

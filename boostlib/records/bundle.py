@@ -4,37 +4,26 @@
     metadata   `record`: run.json (base id, base fingerprint, identity, environment) and the ledger's lines, unchanged
     tensors    v of every round, a sketch of every merged round, the head of a classifier
 
-    sketch[g, j] = sum over modules m of group g of  y_mj^T (B_m A_m) x_mj        (groups, PROBES) fp32
-
-The probes x, y are standard normal, drawn by Philox from the module's name, so they are never stored; the mean square
-of a sketch entry is |dW|^2 of its group, and a rebuilt round must agree within `TOLERANCE` of that norm. Sketches catch
-what checksums cannot: the right numbers put on a wrong basis, other noise P or another order of modules.
-
 The checksum finds damage and careless edits. It is no signature: who can rewrite the file can rewrite the checksum.
 """
 
 import hashlib
 import json
 import lzma
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from boostlib.common.durable import write_durably
 from boostlib.common.errors import LedgerError, RunError
-from boostlib.common.stable import philox
-from boostlib.records.ledger import Ledger
-from boostlib.update import LowRankUpdate
+from boostlib.records.ledger import Ledger, require_header
+from boostlib.records.rows import Round
 
 MAGIC = b"boostlib-bundle 1 "
-PROBES = 4  # per module: a wrong rebuild passes all of them with probability about (TOLERANCE)^4
-TOLERANCE = 1e-4  # a basis computed anew on another device agrees within 1e-5
 
 
 class Bundle(Ledger):
@@ -48,8 +37,8 @@ class Bundle(Ledger):
             length = int.from_bytes(body[:8], "little")
             record = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["record"])
             self.tensors = load(body)
-            self._header, self._text = record["run"], record["ledger"].encode()
-        except (SafetensorError, ValueError, KeyError) as error:
+            self._header, self._text = require_header(record["run"], self.path), record["ledger"].encode()
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RunError(f"{self.path} is no bundle of this version ({error}): export it again") from None
 
     @property
@@ -71,25 +60,24 @@ class Bundle(Ledger):
         """The bundle: all rounds lie in it."""
         return self.path
 
-    def require_sketch(self, index: int, update: LowRankUpdate, groups: Sequence[int]) -> None:
-        """Raises RunError where `update`, rebuilt for round `index`, is not the one that was exported."""
-        recorded = self.tensors.get(f"sketch.{index:04d}")
-        found, norms = sketch(update, groups), group_norms(update, groups)
-        if recorded is None or recorded.shape != found.shape:
-            raise RunError(f"{self.path} has no sketch of round {index} for these modules: export it again")
-        wrong = (found.double() - recorded.double()).abs().amax(dim=1) > TOLERANCE * norms
-        if wrong.any():
-            raise RunError(
-                f"{self.path}: round {index} was rebuilt wrongly (group {int(wrong.nonzero()[0])} of tied modules does "
-                "not match its sketch). Clear the cache of bases (`<cache>/basis`), and use the versions that the "
-                f"bundle records: {_versions(self.header)}"
-            )
+    def sketch(self, row: Round) -> Tensor | None:
+        """What the rebuilt update of a merged round must agree with."""
+        return self.tensors.get(f"sketch.{row.index:04d}")
 
     def append(self, *row) -> None:
         """Refused: see the error."""
         raise RunError(f"{self.path} is a bundle, which never changes: continue the run in its directory")
 
     create = save_v = repair = locked = append
+
+    def verify(self) -> list[Round]:
+        """As for a run's directory; every merged round must have its sketch. Returns the rounds."""
+        rounds = super().verify()
+        bare = [row.index for row in rounds if row.merged and self.sketch(row) is None]
+        if self.base is None or bare:
+            what = f"no sketch of round {bare[0]}" if bare else "no record of the untrained model"
+            raise RunError(f"{self.path} has {what}: it is no bundle that was exported; export it again")
+        return rounds
 
     def _good_bytes(self) -> bytes:
         return self._text
@@ -122,28 +110,6 @@ def write_bundle(
     write_durably(Path(file), MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
-def sketch(update: LowRankUpdate, groups: Sequence[int]) -> Tensor:
-    """(groups, PROBES) fp32, as the equation above; groups: of each module in turn, as `TinyLoRA.group`."""
-    total = torch.zeros(max(groups) + 1, PROBES, dtype=torch.float64)
-    for group, (name, (b, a)) in zip(groups, update.items(), strict=True):
-        x, y = _probes(name, a.shape[1], b.shape[0])  # (PROBES, in), (PROBES, out)
-        total[group] += ((y @ b.double()) * (x @ a.double().T)).sum(dim=1)
-    return total.float()
-
-
-def group_norms(update: LowRankUpdate, groups: Sequence[int]) -> Tensor:
-    """|dW| of each group of tied modules, (groups,) fp64."""
-    squares = torch.zeros(max(groups) + 1, dtype=torch.float64)
-    for group, (name, pair) in zip(groups, update.items(), strict=True):
-        squares[group] += LowRankUpdate({name: pair}).norm() ** 2
-    return squares.sqrt()
-
-
-def _probes(name: str, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
-    noise = philox("sketch", name).standard_normal((PROBES, inputs + outputs))
-    return torch.from_numpy(np.ascontiguousarray(noise[:, :inputs])), torch.from_numpy(noise[:, inputs:].copy())
-
-
 def _checked(path: Path) -> bytes:
     """The body of a bundle, after its checksum was compared."""
     data = path.read_bytes()
@@ -160,7 +126,3 @@ def _checked(path: Path) -> bytes:
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _versions(header: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {header['environment'][key]}" for key in ("torch", "numpy", "boostlib"))

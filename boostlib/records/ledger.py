@@ -5,18 +5,22 @@
     RUN/rounds/0003.safetensors   the numbers v of round 3 and what training did, written before the round's line
 
 A round exists once its line is on disk: each file is written aside, flushed and renamed, the line is flushed before
-anything depends on it. Every line carries the SHA-256 of itself and of the line before it, so an edited or missing line
-is found and named. A last line without its newline is what a crash leaves; it is dropped. With v, the plan and the
-seed, a round can be rebuilt without any data.
+anything depends on it. Every line carries the SHA-256 of itself and of the line before it, and line 1 that of run.json,
+so an edited or missing line, or an edited run.json, is found and named. A last line without its newline is what a crash
+leaves; it is dropped. With v, the plan and the seed, a round can be rebuilt without any data.
+
+Line 1 of runs recorded before 26 November 2026 does not vouch for run.json; `replay` compares what it rebuilds with the
+rows all the same.
 """
 
 import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +30,11 @@ from torch import Tensor
 
 from boostlib.common.durable import disk_error, reached, write_durably
 from boostlib.common.errors import LedgerError, RunError
-from boostlib.common.stable import fingerprint_tensors
+from boostlib.common.stable import fingerprint_json, fingerprint_tensors
 from boostlib.records.rows import Base, Round, restore
+from boostlib.records.sketch import unpack
+
+BAD_ROW = (TypeError, KeyError, ValueError, AttributeError)  # of a line that is whole but not a row
 
 
 class Ledger:
@@ -44,24 +51,27 @@ class Ledger:
 
     @property
     def header(self) -> dict[str, Any]:
-        """The content of run.json. Raises RunError where there is no run."""
+        """The content of run.json. Raises RunError where there is no run, or the file is damaged."""
+        path = self.dir / "run.json"
         try:
-            return json.loads((self.dir / "run.json").read_text())
+            header = json.loads(path.read_text())
         except FileNotFoundError:
             raise RunError(f"{self.dir} holds no run (no run.json): give the directory of a run") from None
-        except json.JSONDecodeError as error:
-            raise RunError(f"{self.dir / 'run.json'} is damaged ({error}): restore it, or start a new run") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{path} is damaged ({error}): restore it, or start a new run") from None
+        return require_header(header, path)
 
     @property
     def base(self) -> Base | None:
         """The untrained model's line, None while it is not written."""
         rows = self._rows()
-        return restore(Base, rows[0]) if rows else None
+        return self._restored(Base, rows, 0) if rows else None
 
     @property
     def rounds(self) -> list[Round]:
         """All finished rounds in order."""
-        return [restore(Round, row) for row in self._rows()[1:]]
+        rows = self._rows()
+        return [self._restored(Round, rows, number) for number in range(1, len(rows))]
 
     def failures_after(self, count: int) -> list[str]:
         """Ids that the model gets wrong after the first `count` rounds; newly broken ones come last."""
@@ -82,8 +92,11 @@ class Ledger:
             (self.dir / "run.json").unlink()
 
     def append(self, row: Base | Round) -> None:
-        """Add one line and flush it to the disk. On failure the ledger is as before."""
+        """Add one line and flush it to the disk; the first one vouches for run.json. On failure the ledger is as
+        before."""
         good = self._good_bytes()
+        if isinstance(row, Base) and (self.dir / "run.json").exists():
+            row = replace(row, run_json=fingerprint_json(self.header))
         lines = good.splitlines()
         previous = json.loads(lines[-1])["chain"] if lines else ""
         payload = asdict(row)
@@ -112,11 +125,11 @@ class Ledger:
         reached("after the round file")
 
     def load_v(self, index: int) -> tuple[Tensor, dict[str, Any]] | None:
-        """(v, notes) of a round, None where the file is missing or cut short."""
+        """(v, notes) of a round, None where the file is missing, cut short or without its notes."""
         try:
             with safe_open(self.v_path(index), framework="pt") as file:
-                return file.get_tensor("v"), json.loads(file.metadata()["notes"])
-        except (FileNotFoundError, SafetensorError):
+                return file.get_tensor("v"), dict(json.loads(file.metadata()["notes"]))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
 
     def v_sha256(self, index: int) -> str:
@@ -124,13 +137,28 @@ class Ledger:
         recorded = self.load_v(index)
         return fingerprint_tensors({"v": recorded[0]}) if recorded else ""
 
+    def sketch(self, row: Round) -> Tensor | None:
+        """What the rebuilt update of a merged round must agree with, see sketch.py; None in runs that were recorded
+        without it."""
+        return unpack(row.sketch) if row.sketch else None
+
     def v_path(self, index: int) -> Path:
         """Where the numbers of a round are kept."""
         return self.dir / "rounds" / f"{index:04d}.safetensors"
 
     def verify(self) -> list[Round]:
-        """Check every line, every round file's hash and that no line is missing; returns the rounds."""
-        rounds = self.rounds
+        """Check run.json, every line, every round file's hash and that no line is missing; returns the rounds.
+
+        A directory without a run has none. Raises RunError for a damaged run.json, LedgerError for the rest.
+        """
+        rounds, base = self.rounds, self.base
+        if self.started and (base or (self.dir / "run.json").exists()):
+            header = self.header
+            if base and base.run_json and base.run_json != fingerprint_json(header):
+                raise LedgerError(
+                    f"{self.dir / 'run.json'} was edited after the run began: line 1 of the ledger vouches for another "
+                    "content. Restore it; nothing of this run can be trusted to be what it says"
+                )
         for row in rounds:
             if not self._file_as_written(row.index, row.v_sha256):
                 raise self._bad(row.index + 1, f"{self.v_path(row.index)} is missing or was changed")
@@ -139,23 +167,27 @@ class Ledger:
             raise self._bad(len(rounds) + 1, f"{later[0]} is of a later round than the last line: lines were cut off")
         return rounds
 
-    def repair(self) -> int:
-        """Cut back to the last good round, keep the old file as ledger.jsonl.bad; returns the rounds left."""
+    def repair(self) -> tuple[int, Path | None]:
+        """Cut back to the last good round; returns the rounds left, and the new folder in the run's directory that
+        keeps the whole old ledger and the files of rounds that were cut, None where nothing had to be cut.
+
+        Nothing is deleted or overwritten. Raises RunError where there is no run.
+        """
+        _ = self.header
         old = self.path.read_bytes() if self.path.exists() else b""
-        lines = old.splitlines(keepends=True)
-        rows = self._rows(stop_at_bad=True)
-        good = len(rows)
-        for number, row in enumerate(rows[1:], start=1):
-            if not self._file_as_written(row["index"], row["v_sha256"]):
-                good = number
-                break
-        self.path.with_suffix(".jsonl.bad").write_bytes(old)
+        lines, rows = old.splitlines(keepends=True), self._rows(stop_at_bad=True)
+        good = self._good_rows(rows)
+        kept, whole = max(good - 1, 0), good == len(lines)
+        first = kept + whole  # of a sound ledger, the numbers of a round that was trained but not recorded stay
+        cut = [path for path in self._round_files() if int(path.stem) >= first]
+        if whole and not cut:
+            return kept, None
+        folder = self._new_folder("cut")
+        write_durably(folder / self.path.name, old)
         write_durably(self.path, b"".join(lines[:good]))
-        kept = max(good - 1, 0)
-        for path in self._round_files():
-            if int(path.stem) >= kept:
-                path.unlink()
-        return kept
+        for path in cut:
+            os.replace(path, folder / path.name)
+        return kept, folder
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -174,11 +206,41 @@ class Ledger:
             yield
 
     def _good_bytes(self) -> bytes:
-        text = self.path.read_bytes() if self.path.exists() else b""
+        try:
+            text = self.path.read_bytes() if self.path.exists() else b""
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be read ({error.strerror or error}): restore it") from None
         return text[: text.rfind(b"\n") + 1]
 
     def _round_files(self) -> list[Path]:
-        return sorted((self.dir / "rounds").glob("[0-9]*.safetensors"))
+        """The files of rounds, and no others that somebody put beside them."""
+        names = (self.dir / "rounds").glob("*.safetensors")
+        return sorted(path for path in names if re.fullmatch(r"\d{4,}", path.stem))
+
+    def _good_rows(self, rows: list[dict[str, Any]]) -> int:
+        """How many of `rows`, from the first on, can be read and have their round's file as it was written."""
+        for number, row in enumerate(rows):
+            try:
+                one = restore(Round if number else Base, row)
+            except BAD_ROW:
+                return number
+            if number and not self._file_as_written(one.index, one.v_sha256):
+                return number
+        return len(rows)
+
+    def _new_folder(self, name: str) -> Path:
+        number = 1
+        while (self.dir / f"{name}-{number}").exists():
+            number += 1
+        folder = self.dir / f"{name}-{number}"
+        folder.mkdir()
+        return folder
+
+    def _restored(self, kind: type, rows: list[dict[str, Any]], number: int):
+        try:
+            return restore(kind, rows[number])
+        except BAD_ROW as error:
+            raise self._bad(number, f"a field is missing or of a wrong type ({error})") from None
 
     def _file_as_written(self, index: int, sha256: str) -> bool:
         return not sha256 or self.v_sha256(index) == sha256
@@ -199,8 +261,15 @@ class Ledger:
         good = f"last good round: {number - 2}" if number > 1 else "no good round before it"
         return LedgerError(
             f"{self.path}, line {number + 1}: {why}. {good}. "
-            f"`python -m boostlib verify {self.dir} --repair` cuts the run back to it and keeps the old file"
+            f"`boostlib verify {self.dir} --repair` cuts the run back to it and keeps what was there"
         )
+
+
+def require_header(header: Any, where: Path) -> dict[str, Any]:
+    """`header` as read. Raises RunError where it is not what a run begins with."""
+    if not isinstance(header, dict) or not isinstance(header.get("identity"), dict):
+        raise RunError(f"{where} is damaged (it names no identity of a run): restore it, or start a new run")
+    return header
 
 
 def _chain(previous: str, payload: dict[str, Any]) -> str:

@@ -97,6 +97,7 @@ class Base:
     metrics: dict[str, Scores]
     weights_fingerprint: str
     seconds: float
+    run_json: str = ""  # SHA-256 of run.json's content; empty in runs that were recorded without it
 
 
 @dataclass
@@ -129,6 +130,8 @@ class Round:
     losses: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    sketch: str = ""  # of dW, see sketch.py; empty where nothing was merged, and in runs recorded without it
+    circumstances: str = ""  # hash of what the last bits depend on: basis, device, threads, versions
 
     @property
     def merged(self) -> bool:
@@ -174,6 +177,8 @@ def restore(kind: type, row: dict[str, Any]):
     known = {f.name for f in fields(kind)}
     row = {key: value for key, value in row.items() if key in known}
     row["metrics"] = {name: Scores(**scores) for name, scores in row["metrics"].items()}
+    if not isinstance(row.get("extra", {}), dict):
+        raise TypeError("extra is no mapping")
     if "plan" in row:
         row["plan"] = [tuple(pair) for pair in row["plan"]]
     return kind(**row)

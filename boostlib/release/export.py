@@ -24,8 +24,9 @@ from boostlib.common.durable import new_directory, require_absent
 from boostlib.common.stable import fingerprint_file
 from boostlib.models.classifier import SequenceClassifier
 from boostlib.models.language import load_tokenizer
-from boostlib.records.bundle import open_record, sketch, write_bundle
+from boostlib.records.bundle import open_record, write_bundle
 from boostlib.records.ledger import Ledger
+from boostlib.records.sketch import sketch
 from boostlib.release.card import model_card
 from boostlib.release.peft import lora_config, lora_tensors, serving_notes
 from boostlib.run import Run, each_round, load_recorded, rebuilt_rounds, replay_run, rounds_until

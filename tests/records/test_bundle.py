@@ -3,11 +3,12 @@
 import hashlib
 import json
 import lzma
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import CoinTask, FakeTrainer, config, prints
+from helpers import CoinTask, FakeTrainer, ParityTask, config, prints
 from recorded import recorded_run
 from safetensors.torch import load, save
 
@@ -20,6 +21,7 @@ from boostlib import (
     TinyLoRA,
     boost,
     export_bundle,
+    export_merged,
     export_peft,
     load_model,
     replay,
@@ -27,8 +29,11 @@ from boostlib import (
 from boostlib.__main__ import main
 from boostlib.common.errors import LedgerError, RunError
 from boostlib.common.stable import philox
-from boostlib.records.bundle import MAGIC, group_norms, sketch
+from boostlib.records.bundle import MAGIC
+from boostlib.records.ledger import _chain
+from boostlib.records.sketch import group_norms, sketch
 from boostlib.release.export import verify_weights
+from boostlib.update import Weights
 
 CONFIG = AdapterConfig(n_tie=7, u=3)
 # as many failures as the 256 problems of the arithmetic demo leave, named as they are there
@@ -270,7 +275,8 @@ def test_verify_rebuilds_every_round(run, bundle, tiny_llama, monkeypatch):
         table = verify_weights(record, tiny_llama())
         assert list(table.index) == ["base", 0, 1, 2, 3] and set(table["weights"]) == {"bit for bit"}
     monkeypatch.setattr("boostlib.adapter.philox", lambda *parts: philox("other", *parts))
-    assert verify_weights(run, tiny_llama())["weights"].tolist() == ["bit for bit"] + ["not bit for bit"] * 4
+    with pytest.raises(RunError, match="round 0 was rebuilt wrongly .its norm is.*Was run.json edited"):
+        verify_weights(run, tiny_llama())
 
 
 def test_the_command_line_exports_verifies_and_replays(tiny_llama, tiny_tokenizer, tmp_path, capsys):
@@ -292,3 +298,119 @@ def test_the_command_line_exports_verifies_and_replays(tiny_llama, tiny_tokenize
     assert main(["verify", names[2], "--repair"]) == 1 and "never changes" in capsys.readouterr().err
     with pytest.raises(BoostError):
         Bundle(tmp_path / "base/config.json")
+
+
+# --- what a run says against what it is
+
+
+@pytest.fixture
+def trained(tiny_llama, tiny_tokenizer, tmp_path):
+    """A run of two rounds as `boost` records it, with sketches."""
+    return boost(tiny_llama(), tiny_tokenizer, ParityTask(), FakeTrainer(), config(2), tmp_path / "trained", False)
+
+
+def without_vouching(ledger) -> None:
+    """The ledger as runs were recorded before: no word of run.json, no sketches, no circumstances."""
+    rows, chain = [json.loads(line) for line in ledger.path.read_bytes().splitlines()], ""
+    for one in rows:
+        for name in ("chain", "run_json", "sketch", "circumstances"):
+            one.pop(name, None)
+        chain = one["chain"] = _chain(chain, dict(one))
+    ledger.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def edit_run_json(ledger, change) -> None:
+    header = ledger.header
+    change(header)
+    (ledger.dir / "run.json").write_text(json.dumps(header))
+
+
+def other_seed(header):
+    header["identity"]["adapter"]["seed"] = 9
+
+
+def other_ties(header):
+    header["identity"]["adapter"] |= {"n_tie": 8}
+
+
+def other_scaling(header):
+    header["identity"]["adapter"]["scaling"] = "normalized"
+
+
+@pytest.mark.parametrize("change", [other_seed, other_ties, other_scaling])
+@pytest.mark.parametrize("recorded", ["now", "before"])
+def test_an_edited_identity_releases_no_other_model(trained, tiny_llama, change, recorded, tmp_path):
+    if recorded == "before":
+        without_vouching(trained.ledger)
+        assert prints(replay(trained.dir, model=tiny_llama())) == prints(trained.model)
+    edit_run_json(trained.ledger, change)
+    said = "run.json was edited" if recorded == "now" else "was rebuilt wrongly"
+    for call in (
+        lambda: replay(trained.dir, model=tiny_llama()),
+        lambda: export_merged(trained.dir, tmp_path / "out", model=tiny_llama(), tokenizer=object()),
+        lambda: export_bundle(trained.dir, tmp_path / "bundle", model=tiny_llama()),
+    ):
+        with pytest.raises(RunError, match=said):
+            call()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "bundle").exists()
+
+
+def test_other_last_bits_without_an_explanation_are_an_error(trained, tiny_llama, monkeypatch, caplog):
+    plain = Weights.value
+
+    def rounded(self, name, update, out=None):
+        found = plain(self, name, update, out)
+        return found if name not in update else found.mul_(1 + 1e-6)
+
+    monkeypatch.setattr(Weights, "value", rounded)
+    with pytest.raises(RunError, match="round 1 was rebuilt, but its weights are not those that were recorded"):
+        replay(trained.dir, model=tiny_llama())
+    monkeypatch.setattr("boostlib.config.torch.get_num_threads", lambda: 7)  # on another machine they are explained
+    replay(trained.dir, model=tiny_llama())
+    assert "round 1 rebuilt, but not bit for bit" in caplog.text
+
+
+def test_a_resealed_bundle_with_a_wrong_record_is_none(trained, tiny_llama, tmp_path):
+    """Who can rewrite the file can rewrite its checksum: what it says must still hang together."""
+    file = export_bundle(trained.dir, tmp_path / "bundle", model=tiny_llama())
+    body = lzma.decompress(file.read_bytes().partition(b"\n")[2])
+    tensors = load(body)
+    length = int.from_bytes(body[:8], "little")
+    record = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["record"])
+    header, ledger = record["run"], record["ledger"]
+    other = json.loads(json.dumps(header))
+    other_seed(other)
+    wrong = [
+        {"run": other, "ledger": ledger}, {"run": {}, "ledger": ledger}, {"run": [], "ledger": ledger},
+        {"run": header, "ledger": ""}, {"run": header, "ledger": 3}, {"run": header}, [], None,
+        {"run": header, "ledger": ledger.splitlines(keepends=True)[0] * 2},
+    ]  # fmt: skip
+    for k, record in enumerate(wrong):
+        sealed = lzma.compress(save(tensors, {"record": json.dumps(record)}))
+        path = tmp_path / f"wrong-{k}"
+        path.write_bytes(MAGIC + hashlib.sha256(sealed).hexdigest().encode() + b"\n" + sealed)
+        with pytest.raises(RunError):
+            Bundle(path).verify()
+    bare = {name: tensor for name, tensor in tensors.items() if not name.startswith("sketch.0001")}
+    sealed = lzma.compress(save(bare, {"record": json.dumps({"run": header, "ledger": ledger})}))
+    file.write_bytes(MAGIC + hashlib.sha256(sealed).hexdigest().encode() + b"\n" + sealed)
+    with pytest.raises(RunError, match="no sketch of round 1"):
+        Bundle(file).verify()
+
+
+@pytest.mark.parametrize("options", [[], ["--weights"], ["--repair"]])
+@pytest.mark.parametrize("kind", ["missing", "empty", "no run.json", "empty run.json", "{} in run.json"])
+def test_verify_of_what_is_no_run_says_so_and_makes_nothing(trained, tmp_path, capsys, kind, options):
+    folder = tmp_path / "other"
+    if kind == "empty":
+        folder.mkdir()
+    elif kind != "missing":
+        shutil.copytree(trained.dir, folder)
+        (folder / "run.json").unlink()
+    if "in run.json" in kind or kind == "empty run.json":
+        (folder / "run.json").write_text("{}" if "{}" in kind else "")
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    assert main(["verify", str(folder), *options]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and "Traceback" not in said.err and "as written" not in said.out
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import disk_for
+from safetensors.torch import save
 
 from boostlib import Ledger, Round
 from boostlib.common.errors import LedgerError, RunError
@@ -74,7 +75,7 @@ def test_round_trip(tmp_path):
     ledger = record(tmp_path / "run")
     again = Ledger(str(tmp_path / "run"))
     assert again.header == {"identity": {"seed": 0}}
-    assert again.base == base()
+    assert replace(again.base, run_json="") == base() and len(again.base.run_json) == 64
     assert again.rounds == [row(i, v_sha256=ledger.v_sha256(i)) for i in range(3)] == again.verify()
     v, notes = again.load_v(2)
     assert torch.equal(v, torch.full((12, 1), 2.0)) and notes == {"steps": 8}
@@ -255,10 +256,15 @@ def test_repair_cuts_back_to_the_last_good_round(tmp_path, damage, left):
     ledger.path.write_bytes(b"".join(broken))
     if damage == "file":
         ledger.v_path(1).unlink()
-    assert ledger.repair() == left
+    files = {path.name: path.read_bytes() for path in (ledger.dir / "rounds").iterdir()}
+    kept, folder = ledger.repair()
+    assert kept == left
     assert plain(ledger.verify()) == plain(ledger.rounds) == plain(undisturbed.rounds[:left])
-    assert ledger.path.with_suffix(".jsonl.bad").read_bytes() == b"".join(broken)
-    assert len(list((ledger.dir / "rounds").iterdir())) == left
+    assert (folder / "ledger.jsonl").read_bytes() == b"".join(broken)
+    there = [*(ledger.dir / "rounds").iterdir(), *folder.glob("*.safetensors")]
+    assert {path.name: path.read_bytes() for path in there} == files
+    assert len(list((ledger.dir / "rounds").iterdir())) == {"torn": 3, "cut": 2}.get(damage, left)
+    assert ledger.repair() == (left, None), "a second call finds nothing to cut"
     if ledger.base is None:
         ledger.append(base())
     for index in range(left, 3):
@@ -279,8 +285,100 @@ def test_a_repair_that_is_interrupted_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("boostlib.records.ledger.write_durably", crash)
     with pytest.raises(KeyboardInterrupt):
         ledger.repair()
-    kept = [path.read_bytes() for path in tmp_path.iterdir() if path.is_file()]
+    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert original in kept
+
+
+def test_a_second_repair_keeps_what_the_first_kept(tmp_path):
+    ledger = record(tmp_path, 4)
+    contents = []
+    for line in (4, 2):
+        text = lines(ledger)
+        text[line] = text[line].replace(b"40960", b"40961")
+        ledger.path.write_bytes(b"".join(text))
+        contents.append(ledger.path.read_bytes())
+        ledger.repair()
+    assert [(tmp_path / f"cut-{k}" / "ledger.jsonl").read_bytes() for k in (1, 2)] == contents
+    assert len(ledger.verify()) == 1 and len(list(tmp_path.glob("cut-*/*.safetensors"))) == 3
+
+
+def test_a_round_that_was_trained_but_not_recorded_survives_a_repair(tmp_path):
+    ledger = record(tmp_path)
+    ledger.save_v(3, torch.ones(12, 1), {"steps": 8})
+    assert ledger.repair() == (3, None) and torch.equal(ledger.load_v(3)[0], torch.ones(12, 1))
+
+
+# --- run.json
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"null", b"3", b'{"identity": []}', b"\xff\xfe", b'{"identity":', b"[" * 100_000]
+)
+def test_a_run_json_that_is_none_is_named(tmp_path, content):
+    ledger = record(tmp_path)
+    (tmp_path / "run.json").write_bytes(content)
+    for ask in (ledger.verify, ledger.repair, lambda: ledger.header):
+        with pytest.raises(RunError, match="run.json is damaged"):
+            ask()
+    assert not list(tmp_path.glob("cut-*"))
+
+
+def test_the_first_line_vouches_for_run_json(tmp_path):
+    ledger = record(tmp_path)
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(LedgerError, match="run.json was edited after the run began"):
+        ledger.verify()
+    path.write_text(json.dumps({"identity": {"seed": 0}}))  # in another form the same content
+    assert len(ledger.verify()) == 3
+
+
+def test_a_ledger_recorded_without_that_stays_valid(tmp_path):
+    ledger = Ledger(tmp_path)
+    (tmp_path / "rounds").mkdir()
+    ledger.append(base())
+    ledger.create({"identity": {"seed": 0}})
+    add(ledger, 0)
+    assert ledger.base.run_json == "" and len(ledger.verify()) == 1
+
+
+@pytest.mark.parametrize("beside", ["notes.txt", "0001 copy.safetensors", "9.safetensors", "x.safetensors", "0001.bak"])
+def test_a_stray_file_among_the_rounds_changes_nothing(tmp_path, beside):
+    ledger = record(tmp_path)
+    (tmp_path / "rounds" / beside).write_text("hello")
+    assert len(ledger.verify()) == 3 and ledger.repair() == (3, None)
+    assert (tmp_path / "rounds" / beside).exists()
+
+
+def test_a_round_file_without_notes_is_named(tmp_path):
+    ledger = record(tmp_path)
+    ledger.v_path(1).write_bytes(save({"v": torch.ones(12, 1)}))
+    assert ledger.load_v(1) is None
+    with pytest.raises(LedgerError, match="0001.safetensors is missing or was changed"):
+        ledger.verify()
+
+
+@pytest.mark.parametrize("lost", ["metrics", "failures", "index", "seconds", "v_sha256"])
+def test_a_whole_line_that_lacks_a_field_is_named(tmp_path, lost):
+    ledger = record(tmp_path)
+    rows = [json.loads(line) for line in lines(ledger)]
+    chain = rows[1]["chain"]
+    for one in rows[2:]:
+        del one["chain"]
+        one.pop(lost) if one["index"] == 1 else None
+        chain = one["chain"] = _chain(chain, dict(one))
+    ledger.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(LedgerError, match=r"line 3: a field is missing or of a wrong type.*last good round: 0\b"):
+        ledger.verify()
+    assert ledger.repair()[0] == 1 and len(ledger.verify()) == 1
+
+
+def test_a_ledger_that_is_a_folder_is_named(tmp_path):
+    ledger = record(tmp_path)
+    ledger.path.unlink()
+    ledger.path.mkdir()
+    with pytest.raises(RunError, match="ledger.jsonl cannot be read"):
+        ledger.verify()
 
 
 # --- what fails leaves it as it was

@@ -19,8 +19,7 @@ from huggingface_hub import constants
 from boostlib.common.errors import ModelError
 from boostlib.common.stable import cache_dir
 from boostlib.evaluation.vllm import INSTALL
-from boostlib.experiments.fit import remedy
-from boostlib.experiments.memory import GB, estimate
+from boostlib.experiments.memory import GB, estimate, remedy
 from boostlib.experiments.presets import CODE, MATH, PROTEIN, Preset
 from boostlib.models.embedded import FETCH, embedded_models
 from boostlib.models.language import default_device, default_dtype

@@ -1,4 +1,4 @@
-"""The peak memory of a run's rounds, estimated before anything is loaded.
+"""The peak memory of a run's rounds, estimated before anything is loaded, and the settings that make it fit.
 
     peak of a phase = sum of the parts that are alive in it;  peak of a run = the largest phase
 
@@ -14,14 +14,18 @@ tokens of Qwen2.5 would be 5 GB) are never whole, only a tile of at most 4,096 t
 An upper estimate: every row is as long as the longest, every completion uses all its tokens, no two are equal and all
 groups carry an advantage. `retried`: a round that found no advantage samples more (GRPO's `max_samples`).
 
+`remedy` takes, while the peak is too high, the first change of a list that lowers it. The list begins with what changes
+no result: W0 on the CPU, fewer completions sampled or trained on together, smaller batches in evaluation; gradient
+checkpointing, which runs every layer twice, comes last.
+
 Not counted: Python, torch and its libraries (about 0.7 GB of the host), the CUDA context (about 0.5 GB), workspaces of
 cuBLAS, fragmentation of the allocator, a vLLM engine beside the model, the data set, LoRA baselines. Prompt lengths are
 those of SmolLM2's tokenizer; another one's differ. Compared with a CPU's real peaks (tests), never with a GPU's.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-import pandas as pd
 import torch
 
 from boostlib.basis import TOGETHER
@@ -96,49 +100,42 @@ class Estimate:
         here = [part for part in self.parts if self.device.type == "cpu" or part.place == place]
         return max(sum(part.bytes for part in here if one in part.phases) for one in phases)
 
-    def table(self) -> pd.DataFrame:
-        """GiB by part and phase, with the peak of each phase on either place below."""
-        rows = [
-            {"part": part.name, "place": part.place}
-            | {phase: part.bytes / 2**30 if phase in part.phases else 0.0 for phase in self.phases}
-            for part in self.parts
-        ]
-        for place in ("device",) if self.device.type == "cpu" else ("device", "host"):
-            peaks = {phase: self.peak(place, phase) / 2**30 for phase in self.phases}
-            rows.append({"part": "peak", "place": place} | peaks)
-        return pd.DataFrame(rows).set_index("part")
-
 
 def estimate(
     preset: Preset,
     device: torch.device | None = None,
-    shapes: Shapes | None = None,
-    lengths: Lengths | None = None,
-    full: bool = False,
+    sizes: tuple[Shapes, Lengths] | None = None,
     retried: bool = False,
 ) -> Estimate:
     """The memory of `preset`'s rounds on `device` (default: this machine's), from shapes alone.
 
-    shapes: of the model, where its name says too little. lengths: of prompts and answers. full: every weight trains,
-    as in the baseline (Adam's two moments in the weights' dtype). retried: GRPO with as many samples a
-    prompt as a round without an advantage comes to. Raises ModelError where the model's shapes are not to be had.
+    sizes: of the model, and of prompts and answers, where their names say too little. retried: GRPO with as many
+    samples a prompt as a round without an advantage comes to. Raises ModelError where the model's shapes are not to be
+    had.
     """
-    device = device or default_device()
-    shapes = shapes or shapes_by_name(preset.model, classifier=not isinstance(preset.trainer, GRPO))
-    run = _Run(preset, shapes, device, lengths or lengths_of(preset), full, retried)
-    held = run.weights() + (run.optimizer() if full else run.adapter())
-    return Estimate(tuple(held + run.training() + run.answering()), device, run.phases)
+    classifier = not isinstance(preset.trainer, GRPO)
+    shapes, lengths = sizes or (shapes_by_name(preset.model, classifier), lengths_of(preset))
+    run = _Run(preset, device or default_device(), shapes, lengths, retried)
+    parts = run.weights() + run.adapter() + run.training() + run.answering()
+    return Estimate(tuple(parts), run.device, run.phases)
 
 
+@dataclass
 class _Run:
     """A preset's sizes, and its parts in four groups."""
 
-    def __init__(self, preset: Preset, shapes: Shapes, device, lengths: Lengths, full: bool, retried: bool):
-        self.preset, self.shapes, self.device, self.lengths, self.full = preset, shapes, device, lengths, full
-        self.generates = isinstance(preset.trainer, GRPO)
-        self.e = chosen_dtype(preset.dtype, device).itemsize
-        self.samples = getattr(preset.trainer, "samples", 1)
-        while retried and self.generates and self.samples * 2 <= preset.trainer.max_samples:
+    preset: Preset
+    device: torch.device
+    shapes: Shapes
+    lengths: Lengths
+    retried: bool
+
+    def __post_init__(self):
+        trainer = self.preset.trainer
+        self.generates = isinstance(trainer, GRPO)
+        self.e = chosen_dtype(self.preset.dtype, self.device).itemsize
+        self.samples = getattr(trainer, "samples", 1)
+        while self.retried and self.generates and self.samples * 2 <= trainer.max_samples:
             self.samples *= 2
         answers = "rollout" if self.generates else "validate"
         self.phases = ("load", answers, "train", "merge", "evaluate")
@@ -149,15 +146,6 @@ class _Run:
         if self.device.type != "cpu":
             parts.append(Part("weights, on their way", self.shapes.parameters * self.e, "host", ("load",)))
         return parts
-
-    def optimizer(self) -> list[Part]:
-        """Full fine-tuning: a gradient and two moments a weight, and the copy that the norm is taken from."""
-        size = self.shapes.parameters * self.e
-        return [
-            Part("gradients", size, "device", ("train",)),
-            Part("Adam's moments", 2 * size, "device", ("train",)),
-            Part("weights before", size, "device", self.phases[1:4]),
-        ]
 
     def adapter(self) -> list[Part]:
         """W0, basis, the merged update, the round's adapter, and what SVD, fold and merge take for a moment."""
@@ -188,12 +176,12 @@ class _Run:
         """Activations and loss of one micro-batch."""
         s, (rows, length) = self.shapes, self._micro_batch()
         tokens = rows * length
-        one = tokens * s.saved(self.e, length, 0 if self.full else self.preset.boost.adapter.rank, self.full)
+        one = tokens * s.saved(self.e, length, self.preset.boost.adapter.rank)
         if getattr(self.preset.trainer, "gradient_checkpointing", False):
             kept, name = s.layers * tokens * s.hidden * self.e + one, "activations, checkpointed"
         else:
             kept, name = s.layers * one, "activations"
-        moment = tokens * s.passing(self.e, adapted=not self.full)
+        moment = tokens * s.passing(self.e, adapted=True)
         parts = [(name, kept), ("one linear's moment", moment), ("log-probabilities", self._loss(rows, length))]
         return [Part(name, size, "device", ("train",)) for name, size in parts]
 
@@ -213,7 +201,7 @@ class _Run:
         s, on_cpu = self.shapes, self.device.type == "cpu"
         scored = rows * (length if on_cpu else self.lengths.new)
         tile = min(scored, TILE[0]) * (TILE[1] * self.e + (20 * min(s.vocab, TILE[1]) if on_cpu else 0))
-        return tile + scored * s.hidden * (4 + self.e) + (4 * s.vocab * s.hidden if self.full else 0)
+        return tile + scored * s.hidden * (4 + self.e)
 
     def answering(self) -> list[Part]:
         """Caches and moments of rollouts and evaluation; a classifier keeps no cache."""
@@ -223,17 +211,19 @@ class _Run:
             moment = tokens * self.shapes.passing(self.e, adapted=False)
             return [Part("one layer's moment", moment, "device", (answers, "evaluate"))]
         rows = min(trainer.rollout_batch, trainer.prompts * self.samples)
-        own = self.lengths.prompt, self.lengths.new, self.samples
-        parts = [] if trainer.use_vllm else self._decoding(answers, rows, *own)
-        return parts + self._decoding("evaluate", boost.batch_size, *max(self.lengths.asked, key=sum))
+        own = self.lengths.prompt, self.lengths.new
+        parts = [] if trainer.use_vllm else self._decoding(answers, rows, own, self.samples)
+        return parts + self._decoding("evaluate", boost.batch_size, max(self.lengths.asked, key=sum))
 
-    def _decoding(self, phase: str, rows: int, prompt: int, new: int, samples: int = 1) -> list[Part]:
-        """Cache of `rows` sequences; the larger of one step and of reading their prompts, once for all samples.
+    def _decoding(self, phase: str, rows: int, tokens: tuple[int, int], samples: int = 1) -> list[Part]:
+        """Cache of `rows` sequences, tokens: of (prompt, answer); the larger of one step and of reading their prompts,
+        once for all samples.
 
         A step holds fp32 logits twice, and twice more where it samples; attention holds keys and values of one layer
         once more, repeated for grouped heads. Reading holds one layer's moment and its mask, as bool and as numbers.
         """
-        s, length = self.shapes, prompt + new
+        s, (prompt, new) = self.shapes, tokens
+        length = prompt + new
         cache = 2 * s.layers * s.keys * self.e
         growing = rows * length * 2 * (s.keys + (s.attention if s.attention > s.keys else 0)) * self.e
         step = growing + rows * s.vocab * (self.e + (16 if samples > 1 else 8))
@@ -242,3 +232,41 @@ class _Run:
             Part(f"key-value cache, {phase}", rows * length * cache, "device", (phase,)),
             Part(f"one step, {phase}", max(step, reading), "device", (phase,)),
         ]
+
+
+def remedy(preset: Preset, have: float, device: torch.device | None = None) -> str:
+    """Settings under which the preset's estimate is at most `have` bytes, in words; "" where it fits as it is.
+
+    Says what is the least that it needs where none of them is enough.
+    """
+
+    def peak(of: Preset) -> float:
+        return estimate(of, device).peak()
+
+    need, changed = peak(preset), {}
+    while need > have:
+        smaller = next(((n, p, size) for n, p in _changes(preset) if (size := peak(p)) < need), None)
+        if smaller is None:
+            return f"no setting is enough: it needs {need / GB:.1f} GB at least"
+        (name, value), preset, need = smaller
+        changed[name] = value
+    settings = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+    return f"{settings}: {need / GB:.1f} GB" if changed else ""
+
+
+def _changes(preset: Preset) -> Iterator[tuple[tuple[str, object], Preset]]:
+    """((setting, its new value), the preset with it), the least disturbing first."""
+    boost, trainer = preset.boost, preset.trainer
+    if boost.w0_device is None:
+        yield ("w0_device", "cpu"), replace(preset, boost=replace(boost, w0_device="cpu"))
+    step = trainer.prompts * trainer.samples if isinstance(trainer, GRPO) else trainer.batch
+    for name in ("rollout_batch", "micro_batch"):
+        half = min(getattr(trainer, name, 1), step) // 2  # a setting above what a step takes has no effect
+        if half:
+            yield (name, half), replace(preset, trainer=replace(trainer, **{name: half}))
+    if boost.batch_size > 1:
+        half = boost.batch_size // 2
+        yield ("batch_size", half), replace(preset, boost=replace(boost, batch_size=half))
+    if getattr(trainer, "gradient_checkpointing", True) is False:
+        checkpointed = replace(trainer, gradient_checkpointing=True)
+        yield ("gradient_checkpointing", True), replace(preset, trainer=checkpointed)

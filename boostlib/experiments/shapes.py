@@ -7,7 +7,6 @@ e bytes a number, L tokens a row, m adapted weights of rank r). Weights are froz
     BERT          2he (the input of two LayerNorms)   + 4ae                               + ie  (GELU's input)
     ESM2          2he                                 + 4ae                               + 3ie (GELU written out)
     all           + Le (the mask, once more in every layer) + 4rm (Vh x of every adapted weight, fp32)
-    with every weight training: + 3he + ie, or 2he + ie without gates (inputs of the linears that nothing else keeps)
 
 Keys and values are counted a each: grouped heads are repeated before attention wherever rows are padded.
 """
@@ -26,57 +25,16 @@ from boostlib.common.errors import ModelError
 from boostlib.models.classifier import SequenceClassifier
 
 # the models of the presets, so that their shapes are known before anything is fetched
-KNOWN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "smollm2": (
-        "llama",
-        {
-            "hidden_size": 576,
-            "num_hidden_layers": 30,
-            "num_attention_heads": 9,
-            "num_key_value_heads": 3,
-            "intermediate_size": 1536,
-            "vocab_size": 49152,
-            "max_position_embeddings": 8192,
-            "tie_word_embeddings": True,
-        },
-    ),
-    "antiberty": (
-        "bert",
-        {
-            "hidden_size": 512,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 8,
-            "intermediate_size": 2048,
-            "vocab_size": 25,
-            "max_position_embeddings": 512,
-        },
-    ),
-    "Qwen/Qwen2.5-3B-Instruct": (
-        "qwen2",
-        {
-            "hidden_size": 2048,
-            "num_hidden_layers": 36,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 2,
-            "intermediate_size": 11008,
-            "vocab_size": 151936,
-            "max_position_embeddings": 32768,
-            "tie_word_embeddings": True,
-        },
-    ),
+SETTINGS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+            "vocab_size", "max_position_embeddings")  # fmt: skip
+KNOWN: Mapping[str, tuple[str, tuple[int, ...], Mapping[str, Any]]] = {  # kind, SETTINGS, what else matters
+    "smollm2": ("llama", (576, 30, 9, 3, 1536, 49152, 8192), {"tie_word_embeddings": True}),
+    "antiberty": ("bert", (512, 8, 8, 8, 2048, 25, 512), {}),
+    "Qwen/Qwen2.5-3B-Instruct": ("qwen2", (2048, 36, 16, 2, 11008, 151936, 32768), {"tie_word_embeddings": True}),
     "facebook/esm2_t33_650M_UR50D": (
         "esm",
-        {
-            "hidden_size": 1280,
-            "num_hidden_layers": 33,
-            "num_attention_heads": 20,
-            "intermediate_size": 5120,
-            "vocab_size": 33,
-            "max_position_embeddings": 1026,
-            "position_embedding_type": "rotary",
-            "pad_token_id": 1,
-            "mask_token_id": 32,
-        },
+        (1280, 33, 20, 20, 5120, 33, 1026),
+        {"position_embedding_type": "rotary", "pad_token_id": 1, "mask_token_id": 32},
     ),
 }
 
@@ -111,14 +69,13 @@ class Shapes:
         """Numbers in the largest adapted weight."""
         return max(out * into for out, into in self.targets)
 
-    def saved(self, e: int, length: int, rank: int = 0, full: bool = False) -> int:
+    def saved(self, e: int, length: int, rank: int) -> int:
         """Bytes per token that one layer's backward pass waits for, at rows of `length` tokens. See the formula."""
         h, a, i = self.hidden, self.attention, self.intermediate
         norms = 8 * h if self.kind == "gated" else 2 * h * e
         inside = i * e * (1 if self.kind == "plain" else 3)
-        inputs = (((3 if self.kind == "gated" else 2) * h + i) * e) if full else 0
         modules = len(self.targets) / self.layers
-        return round(norms + 4 * a * e + inside + length * e + 4 * rank * modules + inputs)
+        return round(norms + 4 * a * e + inside + length * e + 4 * rank * modules)
 
     def passing(self, e: int, adapted: bool) -> int:
         """Bytes per token that are there for the moment of one linear. adapted: its hook's fp32 input, branch, sum."""
@@ -160,8 +117,8 @@ def shapes_by_name(name: str, classifier: bool = False) -> Shapes:
 def config_by_name(name: str) -> PretrainedConfig:
     """The config of `name`: from the table of this file, a local folder or the hub. Raises ModelError."""
     if name in KNOWN:
-        kind, settings = KNOWN[name]
-        return AutoConfig.for_model(kind, **settings)
+        kind, sizes, more = KNOWN[name]
+        return AutoConfig.for_model(kind, **dict(zip(SETTINGS, sizes, strict=True)), **more)
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:

@@ -11,8 +11,7 @@ import torch
 from boostlib.common.errors import ModelError
 from boostlib.experiments import doctor as doctor_module
 from boostlib.experiments.doctor import doctor, print_doctor
-from boostlib.experiments.fit import remedy
-from boostlib.experiments.memory import estimate
+from boostlib.experiments.memory import estimate, remedy
 from boostlib.experiments.presets import MATH
 from boostlib.models.embedded import EMBEDDED, convert, embedded_models, fetch, installed_weights
 from boostlib.models.language import default_device, default_dtype, embedded, load_model

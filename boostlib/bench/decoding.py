@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from boostlib.adapter import TinyLoRA
 from boostlib.bench.measure import Measurement, timed
@@ -98,19 +98,9 @@ class _Rollout:
 
     def as_users(self, model: nn.Module) -> int:
         """Through `model.generate` on left-padded prompts."""
-        pad = self.sides.ours.tokenizer.pad_token_id
-        ids, mask = left_padded(self.sides.prompts, pad, model.device)
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=True,
-            top_k=0,
-            num_return_sequences=self.sides.setup.trainer.samples,
-            max_new_tokens=self.new_tokens,
-            min_new_tokens=self.new_tokens,
-            pad_token_id=pad,
-        )
-        return out[:, ids.shape[1] :].numel()
+        new = {"max_new_tokens": self.new_tokens, "min_new_tokens": self.new_tokens}
+        sampling = {"do_sample": True, "top_k": 0, "num_return_sequences": self.sides.setup.trainer.samples, **new}
+        return sum(map(len, by_generate(model, self.sides.ours.tokenizer, self.sides.prompts, **sampling)))
 
     def merged(self, sample: Callable[[nn.Module], int]) -> int:
         """With PEFT's adapter merged before and unmerged after."""
@@ -126,12 +116,11 @@ def _seeded(sample: Callable[[], int]) -> int:
     return sample()
 
 
-def left_padded(ids: Sequence[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids, mask), (B, L) each, padded on the left to the longest."""
-    width = max(map(len, ids))
-    rows = [[pad] * (width - len(row)) + row for row in ids]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
-    return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
+def by_generate(model: nn.Module, tokenizer, prompts: Sequence[list[int]], **sampling) -> list[list[int]]:
+    """Completions by `model.generate` as its user calls it: prompts padded on the left, every row to the last token."""
+    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
+    out = model.generate(**batch, pad_token_id=tokenizer.pad_token_id, **sampling)
+    return out[:, batch["input_ids"].shape[1] :].tolist()
 
 
 # --- evaluations
@@ -204,15 +193,9 @@ def plain_loop(subject: Subject, examples: Sequence[Example], batch_size: int) -
     tokenizer, found = subject.tokenizer, []
     for start in range(0, len(examples), batch_size):
         prompts = encode(tokenizer, [example.prompt for example in examples[start : start + batch_size]])
-        ids, mask = left_padded(prompts, tokenizer.pad_token_id, subject.model.device)
-        out = subject.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=False,
-            max_new_tokens=subject.task.max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
+        found += by_generate(
+            subject.model, tokenizer, prompts, do_sample=False, max_new_tokens=subject.task.max_new_tokens
         )
-        found += out[:, ids.shape[1] :].tolist()
     texts = tokenizer.batch_decode(found, skip_special_tokens=True)
     return found, [score.correct for score in subject.task.score_many(texts, examples)]
 

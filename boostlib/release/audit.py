@@ -23,12 +23,7 @@ from boostlib.tasks.base import Task
 
 
 def audit(
-    run_dir: str | Path,
-    task: Task,
-    model: nn.Module | None = None,
-    tokenizer=None,
-    batch_size: int = 64,
-    progress: bool = True,
+    run_dir: str | Path, task: Task, model: nn.Module | None = None, tokenizer=None, progress: bool = True
 ) -> pd.DataFrame:
     """One line a round: failures of the full pass, those known, recall, tokens of the full pass and of the run, and by
     how much each held-out accuracy of the record differs. model: as for `replay`.
@@ -41,7 +36,7 @@ def audit(
     model, tokenizer = model_and_tokenizer(ledger, model, tokenizer)
     run = replay_run(ledger, -1, model)
     bar = tqdm(each_round(run), total=len(run.rounds), desc="audit", unit="round", disable=not progress)
-    return pd.DataFrame([_line(run, tokenizer, task, row, batch_size) for row in bar]).set_index("round")
+    return pd.DataFrame([_line(run, tokenizer, task, row) for row in bar]).set_index("round")
 
 
 def saving(lines: pd.DataFrame) -> pd.Series:
@@ -52,11 +47,8 @@ def saving(lines: pd.DataFrame) -> pd.Series:
     )
 
 
-def _line(run: Run, tokenizer, task: Task, row: Round, batch_size: int) -> dict:
-    found = {
-        split: evaluate(run.model, tokenizer, task, split, batch_size, progress=False)
-        for split in ("train", *row.metrics)
-    }
+def _line(run: Run, tokenizer, task: Task, row: Round) -> dict:
+    found = {split: evaluate(run.model, tokenizer, task, split, progress=False) for split in ("train", *row.metrics)}
     wrong, known = set(found["train"].failures), set(run.ledger.failures_after(row.index + 1))
     tokens = sum(result.tokens for result in found.values())
     return {

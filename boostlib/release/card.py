@@ -15,6 +15,7 @@ from boostlib.models.embedded import EMBEDDED
 from boostlib.records.ledger import Ledger
 from boostlib.records.rows import Base, Round
 from boostlib.release.classes import class_report
+from boostlib.run import Run
 from boostlib.tasks.base import Task
 
 USE = {
@@ -24,25 +25,16 @@ USE = {
 }
 
 
-def model_card(
-    ledger: Ledger,
-    count: int,
-    weights: str,
-    kind: str,
-    files: Mapping[str, str],
-    notes: Sequence[str] = (),
-    task: Task | None = None,
-) -> str:
-    """Markdown for the model after the first `count` rounds.
+def model_card(run: Run, count: int, use: str, files: Mapping[str, str], task: Task | None = None) -> str:
+    """Markdown for `run`, whose model is the one after the first `count` rounds.
 
-    weights: fingerprint of its target weights as exported. kind: a key of USE. files: exported file -> SHA-256.
+    use: how the files are loaded, see USE, and what else to tell who does. files: exported file -> SHA-256.
     """
-    rounds = ledger.rounds[:count]
+    ledger, rounds = run.ledger, run.rounds[:count]
     name = ledger.header["identity"]["model"]["name"]
     parts = [
-        _front_matter(name, kind),
-        f"# {name}, boosted: {sum(row.merged for row in rounds)} rounds\n\n{USE[kind]}",
-        *notes,
+        _front_matter(name, "peft" if "adapter_model.safetensors" in files else "transformers"),
+        f"# {name}, boosted: {sum(row.merged for row in rounds)} rounds\n\n{use}",
         _training(ledger, rounds),
         _scores(ledger.base, rounds),
         "## Rounds\n\n" + markdown(_rounds(rounds)),
@@ -50,7 +42,7 @@ def model_card(
     if task is not None and count == len(ledger.rounds):
         table = class_report(ledger, task).reset_index()
         parts.append("## Classes of errors\n\n" + markdown(table.round(3)))
-    parts += [_changes(ledger, rounds), _provenance(ledger, count, weights, files), _replaying(ledger, count)]
+    parts += [_changes(ledger, rounds), _provenance(ledger, count, run.fingerprint(), files), _replaying(ledger, count)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -67,9 +59,8 @@ def licence_note(name: str) -> str:
     return f"The licence of the base model, `{name}`, holds for what is derived from it: read it at the base's source."
 
 
-def _front_matter(name: str, kind: str) -> str:
+def _front_matter(name: str, library: str) -> str:
     licence = [f"license: {EMBEDDED[name].licence.lower()}"] if name in EMBEDDED else []
-    library = "peft" if kind == "peft" else "transformers"
     lines = [f"base_model: {json.dumps(name)}", *licence, f"library_name: {library}", "tags: [boostlora]"]
     return "\n".join(["---", *lines, "---"])
 

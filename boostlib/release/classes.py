@@ -19,6 +19,7 @@ import pandas as pd
 from boostlib.common.errors import BoostError
 from boostlib.config import data_hash
 from boostlib.evaluation.evaluate import paired_bootstrap
+from boostlib.plots.style import BROKEN, COLORS, FIXED, GREY, SIZE, canvas
 from boostlib.records.ledger import Ledger
 from boostlib.tasks.base import Example, Task
 
@@ -51,14 +52,9 @@ def plot_classes(df: pd.DataFrame, split: str | None = None, ax=None):
 
     split: default the last one of `df`, a held-out one where there is any.
     """
-    import matplotlib.pyplot as plt  # here alone: the tables need no matplotlib
-
-    from boostlib.plots.style import BROKEN, COLORS, FIXED, GREY, SIZE
-
     split = split or df.index.get_level_values("split")[-1]
     rows = df.loc[split]
-    if ax is None:
-        _, ax = plt.subplots(figsize=(SIZE[0], 0.7 + 0.32 * len(rows)), layout="constrained")
+    ax = canvas(ax, (SIZE[0], 0.7 + 0.32 * len(rows)))
     for place, (_, row) in enumerate(rows.iterrows()):
         color = FIXED if row["after"] >= row["before"] else BROKEN
         ax.plot([row["before"], row["after"]], [place, place], color=GREY, lw=3, zorder=1)

@@ -1,38 +1,47 @@
 """A run as something to release: a plain model, a LoRA in PEFT's format, or one small file.
 
     merged   cast(W0 + sum of rounds), saved by transformers: loads without boostlib, costs nothing at inference
-    peft     B = [B_0 .. B_T], A = [A_0; ..; A_T], lora_alpha = its rank r*T, so that scaling is 1
+    peft     B = [B_0 .. B_T] (out, r*T), A = [A_0; ..; A_T] (r*T, in), lora_alpha = r*T, so that alpha / rank = 1
     bundle   the ledger, every round's numbers and sketches (see `bundle.py`): `replay` rebuilds from it
 
 Departures and choices: a skipped or rejected round adds no columns, so T counts merged rounds. The LoRA keeps fp32
 factors, and where the base is bf16 it adds them in the forward pass instead of rounding them into the weights: it then
 differs from the merged model by that rounding, and is the finer of the two.
 
+vLLM reads a LoRA's files with rules of its own: its `PEFTHelper` takes no modules_to_save, DoRA or bias, its LoRA rank
+is at most one of a few numbers, and it knows modules by their last names.
+
 Directories are written aside and renamed: an export exists whole or not at all. Nothing is overwritten.
 """
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from peft import LoraConfig
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from boostlib.common.durable import new_directory, require_absent
+from boostlib.common.errors import RunError
 from boostlib.common.stable import fingerprint_file
 from boostlib.models.classifier import SequenceClassifier
 from boostlib.models.language import load_tokenizer
 from boostlib.records.bundle import open_record, write_bundle
 from boostlib.records.ledger import Ledger
 from boostlib.records.sketch import sketch
-from boostlib.release.card import model_card
-from boostlib.release.peft import lora_config, lora_tensors, serving_notes
+from boostlib.release.card import USE, model_card
 from boostlib.run import Run, each_round, load_recorded, rebuilt_rounds, replay_run, rounds_until
 from boostlib.tasks.base import Task
+from boostlib.update import LowRankUpdate
 
 log = logging.getLogger(__name__)
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-rank may be (MaxLoRARanks, vLLM 0.27)
+PREFIX = "base_model.model."  # of every module in a PEFT file
 
 
 def export_merged(
@@ -56,8 +65,8 @@ def export_merged(
         done = replay_run(ledger, round, model)
         _save_model(done.model, folder)
         tokenizer.save_pretrained(folder)
-        kind = "encoder" if isinstance(done.model, SequenceClassifier) else "merged"
-        _save_card(done, folder, round, kind, task=task)
+        use = USE["encoder" if isinstance(done.model, SequenceClassifier) else "merged"]
+        _save_card(done, folder, round, use, task)
     return Path(out_dir)
 
 
@@ -84,7 +93,7 @@ def export_peft(
         save_file(lora_tensors(done.update, done.model), folder / "adapter_model.safetensors", {"format": "pt"})
         if isinstance(done.model, SequenceClassifier):
             done.model.save_head(folder)
-        _save_card(done, folder, round, "peft", notes, task)
+        _save_card(done, folder, round, "\n\n".join([USE["peft"], *notes]), task)
     return Path(out_dir)
 
 
@@ -140,7 +149,83 @@ def _save_model(model: nn.Module, folder: Path) -> None:
         path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _save_card(run: Run, folder: Path, round: int | None, kind: str, notes: Sequence[str] = (), task=None) -> None:
+def _save_card(run: Run, folder: Path, round: int | None, use: str, task: Task | None) -> None:
     files = {path.name: fingerprint_file(path) for path in sorted(folder.glob("*.safetensors"))}
-    card = model_card(run.ledger, rounds_until(run.ledger, round), run.fingerprint(), kind, files, notes, task)
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(model_card(run, rounds_until(run.ledger, round), use, files, task))
+
+
+def lora_config(run: Run) -> dict[str, Any]:
+    """The content of adapter_config.json. Raises RunError where there is nothing to export."""
+    ranks = {b.shape[1] for b, _ in run.update.values()}
+    if not ranks:
+        raise RunError(f"{run.dir} has no merged round up to this one: there is no LoRA to export")
+    (rank,) = ranks
+    classifier = isinstance(run.model, SequenceClassifier)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        target_modules=_target_names(run),
+        task_type="FEATURE_EXTRACTION" if classifier else "CAUSAL_LM",
+        base_model_name_or_path=run.ledger.header["identity"]["model"]["name"],
+        inference_mode=True,
+    ).to_dict()
+    return {**config, "target_modules": sorted(config["target_modules"])}  # a set has another order in each process
+
+
+def vllm_problems(config: Mapping[str, Any]) -> list[str]:
+    """What of a PEFT config vLLM would refuse, by the rules of its `PEFTHelper` and `MaxLoRARanks`; empty: nothing."""
+    problems = []
+    if config["r"] > VLLM_RANKS[-1]:
+        problems.append(f"rank {config['r']} is above {VLLM_RANKS[-1]}, the most vLLM takes: export fewer rounds")
+    if any("." in name for name in config["target_modules"]):
+        problems.append("vLLM knows modules by plain names such as q_proj: these targets cover only some layers")
+    unset = ("modules_to_save", "use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
+    problems += [f"vLLM does not take {key}={config[key]!r}" for key in unset if config.get(key)]
+    if config.get("bias", "none") != "none":
+        problems.append(f"vLLM does not take bias={config['bias']!r}")
+    return problems
+
+
+def serving_notes(config: Mapping[str, Any]) -> list[str]:
+    """What to tell who serves it: the setting of vLLM, or why it is not for vLLM. Nothing for an encoder."""
+    problems = vllm_problems(config)
+    if config["task_type"] != "CAUSAL_LM":
+        return []
+    if problems:
+        return [f"Not for vLLM: {'; '.join(problems)}."]
+    return [f"vLLM: `--enable-lora --max-lora-rank {vllm_max_lora_rank(config['r'])}`."]
+
+
+def vllm_max_lora_rank(rank: int) -> int:
+    """The smallest `--max-lora-rank` of vLLM that a LoRA of `rank` fits. Raises RunError where none does."""
+    fitting = [allowed for allowed in VLLM_RANKS if allowed >= rank]
+    if not fitting:
+        raise RunError(f"a LoRA of rank {rank} fits no vLLM: its ranks end at {VLLM_RANKS[-1]}. Export fewer rounds")
+    return fitting[0]
+
+
+def _target_names(run: Run) -> list[str]:
+    """Plain last names (q_proj) where PEFT then matches exactly the run's modules, else their full names.
+
+    An encoder gets full names: a plain load gives it back the pooler that `SequenceClassifier` drops, another `dense`.
+    """
+    names = list(run.update)
+    last = {name.rsplit(".", 1)[-1] for name in names}
+    matched = {name for name, _ in run.model.named_modules() if name.rsplit(".", 1)[-1] in last}
+    if matched == set(names) and not isinstance(run.model, SequenceClassifier):
+        return sorted(last)
+    return [_in_base(name, run.model) for name in names]
+
+
+def lora_tensors(update: LowRankUpdate, model: nn.Module) -> dict[str, Tensor]:
+    """The content of adapter_model.safetensors: fp32 factors under PEFT's names."""
+    return {
+        f"{PREFIX}{_in_base(name, model)}.lora_{part}.weight": factor.detach().cpu().contiguous()
+        for name, (b, a) in update.items()
+        for part, factor in (("A", a), ("B", b))
+    }
+
+
+def _in_base(name: str, model: nn.Module) -> str:
+    """The module's name in the base model as plain transformers loads it: of a classifier, in its encoder."""
+    return name.removeprefix("encoder.") if isinstance(model, SequenceClassifier) else name

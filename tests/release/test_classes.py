@@ -8,7 +8,7 @@ import pytest
 from helpers import FakeTrainer, ParityTask, config
 
 from boostlib import BoostError, Ledger, boost, evaluate, plot_classes
-from boostlib.release import classes as class_report
+from boostlib.release.classes import class_report
 from boostlib.tasks.base import Example
 
 

@@ -17,7 +17,7 @@ from boostlib import AdapterConfig, Ledger, boost, export_merged, export_peft, l
 from boostlib.common.durable import new_directory
 from boostlib.common.errors import BoostError, RunError
 from boostlib.common.stable import fingerprint_tensors, philox
-from boostlib.release.peft import VLLM_RANKS, vllm_max_lora_rank, vllm_problems
+from boostlib.release.export import VLLM_RANKS, vllm_max_lora_rank, vllm_problems
 
 GENERATE = """
 import sys, torch

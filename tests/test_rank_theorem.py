@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from boostlib import AdapterConfig, LowRankUpdate, SVDBasis, TinyLoRA, epsilon_rank
-from boostlib.analysis.fresh import core_of, fresh_svd_rounds, fresh_table
+from boostlib.analysis.growth import core_of, fresh_svd_rounds, fresh_table
 from boostlib.common.errors import BoostError, ModelError
 from boostlib.rank import EXACT
 

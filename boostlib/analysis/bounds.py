@@ -11,8 +11,8 @@ with probability 1 - delta over the draw of the n training problems, where `nats
 
 PAC-Bayes is about the *Gibbs predictor*: the numbers of all merged rounds are v + sigma eps, eps ~ N(0, I), and both
 errors are means over eps; the prior is N(0, sigma^2 I). "single draw" is about one eps, drawn once. So the training
-error has to be measured under the noise (`gibbs.py`), which costs accuracy. Occam is about the deterministic model as
-it is decoded, if its numbers are written down in so many bits: 32 each as stored; fewer only for a run rounded so.
+error has to be measured under the noise (`noisy_scores`), which costs accuracy. Occam is about the deterministic model
+as it is decoded, if its numbers are written down in so many bits: 32 each, as they are stored.
 
 Why the prior may be used: it, the basis (a function of W0) and P (of the seed) are fixed before the training problems
 are drawn, and the blocks of "rotate" and "top" depend on the round alone. What the data choose has to be paid for with
@@ -23,6 +23,11 @@ refused.
 Problems that are drawn together (the demo's 7 + 5 and 5 + 7) are not independent: where up to g come together, sums are
 dominated by those of n / g independent ones (convexity), so n / g takes the place of n (together=2 for `arithmetic`).
 
+The noise: w_t = v_t + sigma eps_t in every merged round t. One draw is one model W0 + sum_t dW_t(w_t), for which the
+single-draw bound holds as it stands, as KL + <v, eps> / sigma is ln(q(w) / p(w)), q the density of the noisy numbers
+and p that of the prior; the mean over a few draws only estimates the Gibbs predictor's errors. eps is drawn by Philox
+from (draw, round): the same for every sigma.
+
 What this does not promise: problems are i.i.d. from one source (a sample without replacement, as the demo's splits are,
 will do: Hoeffding 1963, theorem 4; p is then the error on all the source's problems), and nothing is said of any other;
 the loss is 0/1, so nothing is said of the reward's size; a small gap is not a gain: an untrained model has it too.
@@ -32,17 +37,25 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
+import torch
 from scipy.optimize import brentq
 from scipy.special import rel_entr
 from scipy.stats import binomtest
 
+from boostlib.adapter import TinyLoRA
 from boostlib.analysis.dynamics import train_size
 from boostlib.common.errors import BoostError, RunError
+from boostlib.common.stable import philox
+from boostlib.config import data_hash
+from boostlib.evaluation.evaluate import evaluate
+from boostlib.models.subject import Subject
 from boostlib.records.ledger import Ledger
-from boostlib.records.rows import Base, Round
-from boostlib.run import has_head
+from boostlib.records.rows import Base, Round, held_out
+from boostlib.run import has_head, rebuilt_rounds, replay_run
+from boostlib.update import LowRankUpdate
 
 FIXED = ("rotate", "top")  # strategies whose plan depends on the round alone
+BITS = 32  # of a number as it is stored
 
 
 def gaussian_kl(square: float, sigma: float) -> float:
@@ -102,19 +115,17 @@ def gap_table(
     ledger: Ledger,
     sigmas: Sequence[float] = (0.03, 0.1),
     delta: float = 0.05,
-    split: str = "test",
-    bits: float = 32,
     choices: float = 0.0,
     together: int = 1,
 ) -> pd.DataFrame:
     """Bounds and the measured gap after 0, 1, ... rounds; nothing is run.
 
     Bounds on train minus true accuracy: one column a sigma (under its number), PAC-Bayes by Pinsker, of the Gibbs
-    predictor; "occam", `bits` a number, by the inverse of kl, of the run as it was. Each kind holds for all rows
+    predictor; "occam", 32 bits a number, by the inverse of kl, of the run as it was. Each kind holds for all rows
     together with probability 1 - delta, PAC-Bayes for all sigmas: row t gets delta / ((t + 1)(t + 2)), which adds up to
     no more than delta over any number of rows, so the number of rounds may be chosen after looking.
 
-    "train" and "gap" (train minus `split` accuracy) are of the run as it was, without noise: "occam" alone bounds that
+    "train" and "gap" (train minus test accuracy) are of the run as it was, without noise: "occam" alone bounds that
     gap, and says nothing where it is at least "train". "low" and "high": the gap's interval at 1 - delta for the true
     accuracy, exact for independent problems (Clopper-Pearson), one row at a time. "v": |v| over the rounds so far,
     "numbers" how many. choices: nats to pay on top (`plan_nats`) of which rounds were merged (`which_nats`). together:
@@ -133,16 +144,16 @@ def gap_table(
             continue
         share, paid = delta / ((t + 1) * (t + 2)), choices + which_nats(rounds[:t])
         pac = [pac_bayes_nats(gaussian_kl(square, s) + paid, n, share / len(sigmas)) for s in sigmas]
-        occam = gap_bound(occam_nats(bits * numbers, share) + paid, n, 1 - row.train_accuracy)
-        measured = _measured_gap(row, split, 1 - delta)
+        occam = gap_bound(occam_nats(BITS * numbers, share) + paid, n, 1 - row.train_accuracy)
+        measured = _measured_gap(row, 1 - delta)
         bounds = (*(gap_bound(nats, n) for nats in pac), occam)
         rows.append((t, math.sqrt(square), numbers, *bounds, row.train_accuracy, *measured))
     return pd.DataFrame(rows, columns=["rounds", "v", "numbers", *sigmas, "occam", "train", "gap", "low", "high"])
 
 
-def _measured_gap(row: Base | Round, split: str, level: float) -> tuple[float, float, float]:
-    """(train minus `split` accuracy, low, high)."""
-    scores = row.metrics[split]
+def _measured_gap(row: Base | Round, level: float) -> tuple[float, float, float]:
+    """(train minus test accuracy, low, high)."""
+    scores = held_out(row, "test")
     ends = binomtest(sum(scores.bits()), scores.n).proportion_ci(level, method="exact")
     return tuple(row.train_accuracy - accuracy for accuracy in (scores.accuracy, ends.high, ends.low))
 
@@ -152,6 +163,66 @@ def _numbers(ledger: Ledger, index: int):
     if recorded is None:
         raise RunError(f"{ledger.v_path(index)} is missing or damaged: restore it, the bound needs its numbers")
     return recorded[0]
+
+
+def noisy_scores(
+    ledger: Ledger, subject: Subject, sigma: float, draws: Sequence[int] = (0, 1), choices: float = 0.0
+) -> pd.DataFrame:
+    """Accuracy on the training problems and on "test", one row a draw of the noise; the model ends untrained.
+
+    subject: with the run's untrained model, or the one that `boost` gave back. draws: numbers of draws, each another
+    noise. Columns: sigma, draw, n (training problems), kl, nats (of a single draw, see above), choices (nats: those
+    given, as `plan_nats`, and `which_nats` of the run), train, test. Raises RunError where the task holds problems that
+    are not the run's, BoostError for a run whose plan or head came from the training data and was not paid for.
+    """
+    require_fixed_before_the_data(ledger, choices)
+    model, tokenizer, task = subject.model, subject.tokenizer, subject.task
+    for name in ("train", "test"):
+        if data_hash(task, name) != ledger.header["identity"]["data"].get(name):
+            raise RunError(
+                f"{ledger.dir} was not run on these problems (split {name!r}): load the task of its run.json"
+            )
+    run = replay_run(ledger, -1, model)
+    adapters, rows = list(rebuilt_rounds(ledger, run.basis, run.config.adapter, len(run.rounds))), []
+    recorded = [one.v.detach().clone() for one in adapters]
+    kl = gaussian_kl(sum(float(v.double().square().sum()) for v in recorded), sigma)
+    choices += which_nats(ledger.rounds)
+    batch = ledger.header["identity"]["batch_size"]
+    try:
+        for draw in draws:
+            nats = kl + sum(_shake(one, v, sigma, draw) for one, v in zip(adapters, recorded, strict=True))
+            run.weights.set(sum((one.update() for one in adapters), start=LowRankUpdate()))
+            train, test = (evaluate(model, tokenizer, task, name, batch) for name in ("train", "test"))
+            rows.append((sigma, draw, len(train.ids), kl, nats, choices, train.accuracy, test.accuracy))
+    finally:
+        run.weights.set(LowRankUpdate())
+    return pd.DataFrame(rows, columns=["sigma", "draw", "n", "kl", "nats", "choices", "train", "test"])
+
+
+def _shake(adapter: TinyLoRA, v: torch.Tensor, sigma: float, draw: int) -> float:
+    """Set the adapter's numbers to v + sigma eps; returns <v, eps> / sigma, nats."""
+    eps = torch.from_numpy(philox("gibbs", 0, draw, adapter.round).standard_normal(tuple(v.shape)))  # fp64
+    adapter.v.data.copy_(v + sigma * eps)
+    return float((v.double() * eps).sum()) / sigma
+
+
+def certify(scores: pd.DataFrame, delta: float = 0.05, choices: float = 0.0, together: int = 1) -> pd.DataFrame:
+    """`noisy_scores` with what is promised of each draw's model: single-draw bounds, all rows together at 1 - delta.
+
+    Adds "gap" (train minus test), "pinsker" and "tight" (bounds on train minus true accuracy, the second by the inverse
+    of kl) and "at least" (the true accuracy that is promised). The column "choices" is paid for; choices: nats on top
+    of it, as ln((T + 1)(T + 2)) where the number T of rounds was chosen after looking. together: as in `gap_table`.
+    Raises BoostError for a table without "choices".
+    """
+    if "choices" not in scores:
+        raise BoostError('these scores have no column "choices": make them anew with noisy_scores, it says what to pay')
+    share, rows = delta / len(scores), []
+    for row in scores.to_dict("records"):
+        n, error = row["n"] // together, 1 - row["train"]
+        nats = max(0.0, pac_bayes_nats(row["nats"] + row["choices"] + choices, n, share))
+        at_least = 1 - kl_inverse(error, nats / n)
+        rows.append((row["train"] - row["test"], gap_bound(nats, n), row["train"] - at_least, at_least))
+    return scores.join(pd.DataFrame(rows, columns=["gap", "pinsker", "tight", "at least"], index=scores.index))
 
 
 def require_fixed_before_the_data(ledger: Ledger, choices: float) -> None:

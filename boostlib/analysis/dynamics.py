@@ -60,23 +60,21 @@ def flow_table(ledger: Ledger) -> pd.DataFrame:
     again: wrong again after it was fixed. left: failures after the round. regression rate: share of what was right
     before the round that is wrong after it. Raises BoostError for a run without a finished round.
     """
-    wrong = histories(ledger).to_numpy()
-    n, rows = train_size(ledger), []
-    for t, row in enumerate(finished(ledger), start=1):
-        before, after = wrong[:, t - 1], wrong[:, t]
-        ever_right, ever_wrong = ~wrong[:, :t].all(axis=1), wrong[:, :t].any(axis=1)
-        up, down = before & ~after, ~before & after
-        kinds = {
-            "fixed": up & ~ever_right,
-            "regained": up & ever_right,
-            "broken": down & ~ever_wrong,
-            "lost again": down & ever_wrong,
-        }
-        counts = {kind: int(found.sum()) for kind, found in kinds.items()}
-        rate = down.sum() / max(n - before.sum(), 1)
-        rows.append({"round": row.index, "failures": int(before.sum()), **counts, "left": int(after.sum())})
-        rows[-1]["regression rate"] = rate
-    return pd.DataFrame(rows).set_index("round")
+    wrong, index = histories(ledger).to_numpy(), [row.index for row in finished(ledger)]
+    before, after = wrong[:, :-1], wrong[:, 1:]  # (problems, rounds)
+    ever_wrong, ever_right = (np.logical_or.accumulate(side, axis=1)[:, :-1] for side in (wrong, ~wrong))
+    up, down = before & ~after, ~before & after
+    kinds = {
+        "failures": before,
+        "fixed": up & ~ever_right,
+        "regained": up & ever_right,
+        "broken": down & ~ever_wrong,
+        "lost again": down & ever_wrong,
+        "left": after,
+    }
+    table = pd.DataFrame({kind: found.sum(axis=0) for kind, found in kinds.items()}, pd.Index(index, name="round"))
+    right = train_size(ledger) - table["failures"]
+    return table.assign(**{"regression rate": down.sum(axis=0) / np.maximum(right, 1)})
 
 
 def train_size(ledger: Ledger) -> int:
@@ -110,7 +108,8 @@ def stopping_table(ledgers: Sequence[Ledger], split: str = "test") -> pd.DataFra
     finished round, or not scored on `split`.
     """
     rounds = min(len(finished(ledger)) for ledger in ledgers)
-    bits = np.array([accuracies(ledger, split, rounds) for ledger in ledgers])  # (seeds, rounds + 1, n)
+    rows_of = [(ledger.base, *ledger.rounds[:rounds]) for ledger in ledgers]
+    bits = np.array([[held_out(row, split).bits() for row in rows] for rows in rows_of])  # (seeds, rounds + 1, n)
     rows = []
     for t in range(rounds + 1):
         gain, low, high = paired_bootstrap(bits[:, t], bits[:, -1])
@@ -118,11 +117,6 @@ def stopping_table(ledgers: Sequence[Ledger], split: str = "test") -> pd.DataFra
         rows.append((t, bits[:, t].mean(), below, above, gain, low, high))
     columns = ["rounds", split, "low", "high", "gain of going on", "gain low", "gain high"]
     return pd.DataFrame(rows, columns=columns).set_index("rounds")
-
-
-def accuracies(ledger: Ledger, split: str, rounds: int) -> list[list[bool]]:
-    """Who of `split` was right after 0, 1, ... `rounds` rounds: (rounds + 1, n)."""
-    return [held_out(row, split).bits() for row in (ledger.base, *ledger.rounds[:rounds])]
 
 
 def costs_table(ledger: Ledger) -> pd.DataFrame:
@@ -144,3 +138,8 @@ def costs_table(ledger: Ledger) -> pd.DataFrame:
         for row in finished(ledger)
     ]
     return pd.DataFrame(rows).set_index("round")
+
+
+def lengths(ledger: Ledger) -> list[float]:
+    """|v| of every round, as trained."""
+    return [float(ledger.load_v(row.index)[0].norm()) for row in ledger.rounds]

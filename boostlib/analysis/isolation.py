@@ -20,31 +20,26 @@ from boostlib.adapter import TinyLoRA
 from boostlib.common.errors import RunError
 from boostlib.common.stable import philox
 from boostlib.evaluation.generate import encode, generate
+from boostlib.models.subject import Subject
 from boostlib.records.ledger import Ledger
 from boostlib.run import Run, rebuilt_rounds, replay_run
 from boostlib.tasks.base import Example, TextTask
 
 
 def isolation(
-    ledger: Ledger,
-    model: nn.Module,
-    tokenizer,
-    task: TextTask,
-    round: int = 0,
-    correct: int = 12,
-    failing: int = 12,
-    seed: int = 0,
+    ledger: Ledger, subject: Subject, round: int = 0, sizes: tuple[int, int] = (12, 12), seed: int = 0
 ) -> pd.DataFrame:
     """How margins of training problems move in a merged round, one row a problem; the model ends as before the round.
 
-    correct, failing: how many problems to draw, by the round's own failures. Columns: id, correct, before, after
-    (margins), measured (after - before), predicted (<grad_v z, v>), bound_v (|grad_v z| |v|), bound_w (|grad_W z|
+    subject: with a text task and the run's untrained model. sizes, seed: of the `sample`. Columns: id, correct, before,
+    after (margins), measured (after - before), predicted (<grad_v z, v>), bound_v (|grad_v z| |v|), bound_w (|grad_W z|
     |dW|), changed (some answer token is not the most likely one any more). Raises RunError where the round merged
     nothing.
     """
+    model, tokenizer, task = subject.model, subject.tokenizer, subject.task
     run = replay_run(ledger, round - 1, model)
     adapter = _adapter_of(run, round)
-    examples = sample(ledger, task, round, correct, failing, seed)
+    examples = sample(ledger, task, round, sizes, seed)
     prompts = encode(tokenizer, [example.prompt for example in examples])
     answers = generate(model, tokenizer, prompts, task.max_new_tokens, stop=task.stop)
     update, v, before = adapter.update(), adapter.v.detach().clone(), run.weights.update
@@ -64,11 +59,12 @@ def isolation(
     return pd.DataFrame(rows)
 
 
-def sample(ledger: Ledger, task: TextTask, round: int, correct: int, failing: int, seed: int) -> list[Example]:
-    """So many problems that were right before the round, then so many of its failures, or all where there are fewer."""
+def sample(ledger: Ledger, task: TextTask, round: int, sizes: tuple[int, int], seed: int) -> list[Example]:
+    """Training problems that were right before the round, then some of its failures: `sizes` of them, or all where
+    there are fewer."""
     wrong, chosen = set(ledger.rounds[round].failures), []
     groups = ([e for e in task.split("train") if (e.id in wrong) == side] for side in (False, True))
-    for side, (group, size) in enumerate(zip(groups, (correct, failing), strict=True)):
+    for side, (group, size) in enumerate(zip(groups, sizes, strict=True)):
         order = philox("isolation", seed, round, side).permutation(len(group))[:size]
         chosen += [group[i] for i in sorted(order)]
     return chosen

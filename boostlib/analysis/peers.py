@@ -42,10 +42,10 @@ NOISE = 0.1  # standard deviation of what trainable numbers are moved by
 
 @dataclass(frozen=True)
 class Peer:
-    """An adapter of PEFT's at its smallest.
+    """A kind of adapter, mostly at its smallest.
 
-    trained: what is counted. shared: all modules train the same numbers. start: dtype of the weights that it starts
-    from; PiSSA takes none finer than fp32.
+    trained: what is counted. config: PEFT's, from the names of the modules, or boostlib's own. shared: all modules
+    train the same numbers. start: dtype of the weights that it starts from; PiSSA takes none finer than fp32.
     """
 
     name: str
@@ -54,7 +54,8 @@ class Peer:
     trained: str
     formula: str
     formula_rounds: str
-    config: Callable[[list[str]], PeftConfig]
+    config: Callable[[list[str]], PeftConfig] | AdapterConfig
+    built: str = "PEFT"
     shared: bool = False
     start: torch.dtype = torch.float64
 
@@ -94,11 +95,47 @@ def peers_table(model: nn.Module, adapter: AdapterConfig | None = None, rounds: 
     Raises ModelError where a weight has fewer than r * rounds directions.
     """
     adapter = adapter or AdapterConfig(rank=2, u=1, n_tie=18)
-    names = target_modules(model)
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    names, rows = target_modules(model), []
+    with torch.random.fork_rng(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # PEFT on a bare module, and its settings left at their smallest
-        own = _own_rows(model, names, adapter, rounds)  # first: it refuses too many rounds
-        return pd.DataFrame([*(_peft_row(peer, model, names, rounds) for peer in PEERS), *own])
+        basis = SVDBasis.from_model(OneOfEach(model, names), max(adapter.rank * rounds, 2), cache_dir=folder)
+        for peer in (*PEERS, *_own(adapter)):
+            torch.manual_seed(0)
+            if isinstance(peer.config, AdapterConfig):
+                numbers = peer.config.num_parameters(len(names))
+                one, total = (_own_ranks(basis, peer.config, count) for count in (1, rounds))
+            else:
+                numbers = count_trained(peer, OneOfEach(model, names))
+                one, total = _peft_ranks(peer, OneOfEach(model, names), rounds)
+            rows.append(
+                {
+                    "method": peer.name,
+                    "arXiv": peer.source,
+                    "built with": peer.built,
+                    "smallest setting": peer.setting,
+                    "trained": peer.trained,
+                    "numbers": numbers,
+                    "rank": _span(one),
+                    "rank, formula": peer.formula,
+                    f"numbers, {rounds} rounds": numbers * rounds,
+                    f"rank, {rounds} rounds": _span(total),
+                    "rank, T rounds, formula": peer.formula_rounds,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _own(adapter: AdapterConfig) -> list[Peer]:
+    """What boostlib builds. LoRA-XS is TinyLoRA with r^2 numbers for every module: both span every R."""
+    top, rotate = (replace(adapter, strategy=strategy) for strategy in ("top", "rotate"))
+    tied, same = f"r={adapter.rank}, u={adapter.u}, {adapter.n_tie} modules tied", "r: the block is the same each time"
+    spans = [AdapterConfig(rank=r, u=r * r, n_tie=1, strategy="top") for r in (1, 2)]
+    built = "boostlib (TinyLoRA, u=r^2, untied)"
+    return [
+        *(Peer("LoRA-XS", "2405.17604", f"r={span.rank}", "R", "r", same, span, built) for span in spans),
+        Peer("TinyLoRA", "2602.04118", tied, "v", "r", same, top, "boostlib"),
+        Peer("BoostLoRA", "2604.27308", tied, "v", "r", "r T: blocks are disjoint", rotate, "boostlib"),
+    ]
 
 
 class OneOfEach(nn.Module):
@@ -117,10 +154,8 @@ class OneOfEach(nn.Module):
         return [layer.weight.detach().clone() for layer in self.layers]
 
 
-def _peft_row(peer: Peer, model: nn.Module, names: list[str], rounds: int) -> dict:
-    torch.manual_seed(0)
-    numbers = count_trained(peer, OneOfEach(model, names))
-    small = OneOfEach(model, names)
+def _peft_ranks(peer: Peer, small: OneOfEach, rounds: int) -> tuple[list[int], list[int]]:
+    """Ranks of W - W0 of every shape after one round and after `rounds`; each round is merged into `small`."""
     w0, ranks = small.weights(), []
     for t in range(rounds):
         wrapped = get_peft_model(small.to(peer.start), peer.config(list(small.names))).double()
@@ -132,10 +167,7 @@ def _peft_row(peer: Peer, model: nn.Module, names: list[str], rounds: int) -> di
         if t in (0, rounds - 1):
             deltas = (w - before for w, before in zip(small.weights(), w0, strict=True))
             ranks.append([rank_of(torch.linalg.svdvals(delta), EXACT) for delta in deltas])
-    return _row(
-        peer.name, peer.source, "PEFT", peer.setting, peer.trained, numbers, rounds,
-        (ranks[0], peer.formula), (ranks[-1], peer.formula_rounds),
-    )  # fmt: skip
+    return ranks[0], ranks[-1]
 
 
 def count_trained(peer: Peer, small: OneOfEach) -> int:
@@ -149,28 +181,6 @@ def count_trained(peer: Peer, small: OneOfEach) -> int:
     return sum(count * _trainable(layer) for count, layer in zip(small.counts, small.layers, strict=True))
 
 
-def _own_rows(model: nn.Module, names: list[str], adapter: AdapterConfig, rounds: int) -> list[dict]:
-    """What boostlib builds. LoRA-XS is TinyLoRA with r^2 numbers for every module: both span every R."""
-    small, tied = OneOfEach(model, names), f"r={adapter.rank}, u={adapter.u}, {adapter.n_tie} modules tied"
-    span = "boostlib (TinyLoRA, u=r^2, untied)"
-    same = "r: the block is the same each time"
-    top, rotate = replace(adapter, strategy="top"), replace(adapter, strategy="rotate")
-    kinds = [
-        *(("LoRA-XS", "2405.17604", span, f"r={r}", "R", AdapterConfig(rank=r, u=r * r, n_tie=1, strategy="top"), same)
-          for r in (1, 2)),
-        ("TinyLoRA", "2602.04118", "boostlib", tied, "v", top, same),
-        ("BoostLoRA", "2604.27308", "boostlib", tied, "v", rotate, "r T: blocks are disjoint"),
-    ]  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        basis = SVDBasis.from_model(small, max(adapter.rank * rounds, 2), cache_dir=folder)
-    rows = []
-    for name, source, built, setting, trained, config, formula in kinds:
-        one, total = (_own_ranks(basis, config, count) for count in (1, rounds))
-        numbers = config.num_parameters(len(names))
-        rows.append(_row(name, source, built, setting, trained, numbers, rounds, (one, "r"), (total, formula)))
-    return rows
-
-
 def _own_ranks(basis: SVDBasis, config: AdapterConfig, rounds: int) -> list[int]:
     torch.manual_seed(0)
     total = LowRankUpdate()
@@ -179,22 +189,6 @@ def _own_ranks(basis: SVDBasis, config: AdapterConfig, rounds: int) -> list[int]
         tiny.v.data.normal_(std=NOISE)
         total += tiny.update()
     return [epsilon_rank(b, a, EXACT) for b, a in total.values()]
-
-
-def _row(name, source, built, setting, trained, numbers, rounds: int, one, total) -> dict:
-    return {
-        "method": name,
-        "arXiv": source,
-        "built with": built,
-        "smallest setting": setting,
-        "trained": trained,
-        "numbers": numbers,
-        "rank": _span(one[0]),
-        "rank, formula": one[1],
-        f"numbers, {rounds} rounds": numbers * rounds,
-        f"rank, {rounds} rounds": _span(total[0]),
-        "rank, T rounds, formula": total[1],
-    }
 
 
 def _lora(names: list[str], **settings) -> LoraConfig:

@@ -1,11 +1,22 @@
-"""Recorded runs by method, from a folder of run directories: what tables and figures are made of."""
+"""What is on record: runs by method, from a folder of run directories, and small tables of measurements as CSV files.
+
+Tables and figures are made of these. Measurements say in every row where and when they were made.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 
+import pandas as pd
+import torch
+
 from boostlib.common.errors import BoostError
+from boostlib.config import environment
 from boostlib.records.ledger import Ledger
+
+Groups = Mapping[str, Sequence[Ledger]]  # label -> one ledger a seed
+Runs = Mapping[str, Ledger]  # label -> the run that is shown
 
 METHODS = ("rotate", "greedy", "top", "monolithic", "tinylora", "lora", "full")
 LABELS = {
@@ -19,7 +30,7 @@ LABELS = {
 }
 
 
-def recorded_runs(folder: str | Path, section: str, preset: str) -> Mapping[str, Sequence[Ledger]]:
+def recorded_runs(folder: str | Path, section: str, preset: str) -> Groups:
     """Runs by label, from directories `<section>-<preset>-<method>-seed<k>` of `folder`; {} where there are none.
 
     A size behind the method, as in `rotate4032`, is a run of its own kind. Raises BoostError for a directory that is
@@ -36,3 +47,80 @@ def recorded_runs(folder: str | Path, section: str, preset: str) -> Mapping[str,
         LABELS[METHODS[method]] + (f", {size:,} numbers" if size else ""): found[method, size]
         for method, size in sorted(found)
     }
+
+
+def growth_runs(folder: str | Path, name: str = "growth") -> Groups:
+    """Runs `math-<name>-*` by label, and the monolithic ones at a learning rate of their own (`math-smallstep-*`)."""
+    gentle = recorded_runs(folder, "math", "smallstep").items()
+    return {**recorded_runs(folder, "math", name), **{f"{label}, lr 0.003": runs for label, runs in gentle}}
+
+
+def variants(folder: str | Path, names: Mapping[str, str]) -> Groups:
+    """Runs by label; names: label -> "<section>-<variant>-<method>". Raises BoostError for a label without any."""
+    found = {
+        label: [Ledger(path) for path in sorted(Path(folder).glob(f"{name}-seed*"))] for label, name in names.items()
+    }
+    missing = [label for label, runs in found.items() if not runs]
+    if missing:
+        raise BoostError(f"{folder} has no runs {names[missing[0]]}-seed<k> for {missing[0]!r}: run them first")
+    return found
+
+
+def of_seed(ledgers: Sequence[Ledger], seed: int) -> Ledger:
+    """The run with that seed. Raises BoostError, naming the seeds there are, where it is missing."""
+    runs = by_seed(ledgers)
+    if seed not in runs:
+        raise BoostError(f"no run of seed {seed}; there are {', '.join(map(str, sorted(runs))) or 'none'}")
+    return runs[seed]
+
+
+def by_seed(ledgers: Sequence[Ledger]) -> dict[int, Ledger]:
+    """Runs by their seed."""
+    return {run.header["identity"]["seed"]: run for run in ledgers}
+
+
+def several_rounds(groups: Groups) -> Groups:
+    """Those groups whose runs have more than one round."""
+    return {label: runs for label, runs in groups.items() if len(runs[0].rounds) > 1}
+
+
+def shown_runs(groups: Groups, seed: int) -> Runs:
+    """One run each of the first two methods that have several rounds: those that are shown problem by problem."""
+    first_two = list(several_rounds(groups))[:2]
+    return {f"{label}, seed {seed}": of_seed(groups[label], seed) for label in first_two}
+
+
+def measured(folder: str | Path, run: str, what: str) -> pd.DataFrame:
+    """The committed table `<run>-<what>.csv`, made by the functions that data/theory/README.md names."""
+    return pd.read_csv(Path(folder) / f"{run}-{what}.csv")
+
+
+def save_measured(table: pd.DataFrame, path: str | Path, device: torch.device, keys: Sequence[str]) -> Path:
+    """Write `table` with the columns device, date and torch in every row; `measured` reads it.
+
+    Six significant digits. Rows that are there already are kept, in front. keys: the columns that tell one measurement
+    from another, as ("run", "seed", "sigma", "draw").
+
+    Raises BoostError, and writes nothing, where the file has other columns, or where two rows, of the file or new,
+    agree as written in all of `keys`: no measurement is made twice and kept twice.
+    """
+    path, where = Path(path), environment(device)
+    rows = table.assign(**{key: where[key] for key in ("device", "date", "torch")})
+    text = rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    new, fresh = _as_written(StringIO(text)), not path.exists()
+    old = new[:0] if fresh else _as_written(path)
+    if list(old) != list(new):
+        raise BoostError(f"{path} has the columns {list(old)} and these rows have {list(new)}: write to another file")
+    both = pd.concat([old, new])
+    twice = both[both.duplicated(list(keys))]
+    if len(twice):
+        first = ", ".join(f"{key}={twice.iloc[0][key]}" for key in keys)
+        raise BoostError(f"{path} would hold {first} twice: write to another file, or leave that row out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        file.write(text if fresh else text.split("\n", 1)[1])
+    return path
+
+
+def _as_written(source) -> pd.DataFrame:
+    return pd.read_csv(source, dtype=str, keep_default_na=False)

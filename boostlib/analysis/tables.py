@@ -1,10 +1,11 @@
-"""Ledgers as tables: what each round did, and what a group of runs gained over the untrained model."""
+"""Ledgers as tables: what each round did, and what a group of runs gained over the untrained model or another group."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from boostlib.analysis.recorded import Groups, by_seed
 from boostlib.common.errors import BoostError
 from boostlib.evaluation.evaluate import paired_bootstrap
 from boostlib.evaluation.metrics import bootstrap_metrics, metrics
@@ -50,37 +51,41 @@ def finished(ledger: Ledger) -> list[Round]:
     return rounds
 
 
-def gains_table(groups: Mapping[str, Sequence[Ledger]], split: str = "test") -> pd.DataFrame:
+def first_and_last(runs: Sequence[Ledger], split: str, after: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Who of the held-out `split` is right untrained, and after `after` rounds (None: all): (runs, n) bool each.
+
+    Raises BoostError for a run without a finished round, or not scored on `split`.
+    """
+    ends = [(run.base, finished(run)[:after][-1]) for run in runs]
+    before, after_it = (np.array([held_out(row, split).bits() for row in rows]) for rows in zip(*ends, strict=True))
+    return before, after_it
+
+
+def gains_table(groups: Groups, split: str = "test") -> pd.DataFrame:
     """One row a group of runs (seeds): accuracy of base and boosted, gain with a paired 95% bootstrap interval.
 
     The interval resamples problems (base and boosted answer kept together) and, with several runs, runs as well.
     """
-    return pd.DataFrame([{"method": name, **_gain(name, runs, split)} for name, runs in groups.items()]).set_index(
-        "method"
-    )
+    rows = {name: _gain(name, runs, split) for name, runs in groups.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
-def versus_table(
-    groups: Mapping[str, Sequence[Ledger]], other: str, split: str = "test", after: int | None = None
-) -> pd.DataFrame:
+def versus_table(groups: Groups, other: str, split: str = "test", after: int | None = None) -> pd.DataFrame:
     """One row a group: its accuracy after `after` rounds (default: all) minus that of the group named `other`, paired
     over problems and seeds, 95% interval. Compares the seeds that both have; "by seed" is the difference of each.
 
     The interval resamples seeds too, but three of them, resampled, understate what other seeds would do: read "by seed"
     beside it. Raises BoostError where no seed is shared, for a run without a finished round, or not scored on `split`.
     """
-    by_seed = {label: {run.header["identity"]["seed"]: run for run in runs} for label, runs in groups.items()}
-    if other not in by_seed:
+    if other not in groups:
         raise BoostError(f"versus_table has no runs of {other!r}; it has {', '.join(groups) or 'none'}")
-    rows = []
+    rows, reference = [], by_seed(groups[other])
     for label in (label for label in groups if label != other):
-        seeds = sorted(by_seed[label].keys() & by_seed[other].keys())
+        runs = by_seed(groups[label])
+        seeds = sorted(runs.keys() & reference.keys())
         if not seeds:
             raise BoostError(f"{label} and {other} share no seed: a paired comparison needs one")
-        ours, theirs = (
-            np.array([held_out(finished(runs[seed])[:after][-1], split).bits() for seed in seeds])  # (seeds, n)
-            for runs in (by_seed[label], by_seed[other])
-        )
+        ours, theirs = (first_and_last([side[seed] for seed in seeds], split, after)[1] for side in (runs, reference))
         gain, low, high = paired_bootstrap(theirs, ours)
         differences = " ".join(f"{gap:+.3f}" for gap in ours.mean(axis=1) - theirs.mean(axis=1))
         rows.append((label, ", ".join(map(str, seeds)), ours.mean(), theirs.mean(), gain, low, high, differences))
@@ -88,8 +93,45 @@ def versus_table(
     return pd.DataFrame(rows, columns=columns).set_index("method")
 
 
+def choice_table(groups: Groups, other: str, split: str = "test", after: int | None = None) -> pd.DataFrame:
+    """What greedy rounds bought and cost: one row a group, after so many rounds (None: all), against `other`.
+
+    Everything is at equal cost: a probing batch counts as much as an optimizer step. "difference" is that of `split`
+    accuracy to `other`, paired over problems and seeds, with its 95% interval; fixed and broken are training problems,
+    summed over rounds and seeds; "probing" is the share of a round's time (probing, training, merging and evaluation)
+    that probing took.
+    """
+    rows, against = {}, versus_table(groups, other, split, after)
+    for label, runs in groups.items():
+        rows[label] = {"seeds": len(runs), **_choice(runs, split, after)}
+        if label in against.index:
+            found = against.loc[label]
+            rows[label]["difference"] = f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+            rows[label]["by seed"] = found["by seed"]
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").fillna("")
+
+
+def _choice(runs: Sequence[Ledger], split: str, after: int | None) -> dict:
+    done = [finished(run)[:after] for run in runs]
+    rounds = [row for rows in done for row in rows]
+    start, end = (bits.mean() for bits in first_and_last(runs, split, after))
+    gains = [rows[-1].train_accuracy - run.base.train_accuracy for rows, run in zip(done, runs, strict=True)]
+    steps = sorted({f"{row.steps} + {row.cost['batches'] - row.steps}" for row in rounds if row.steps})
+    probing = [row.seconds.get("probe", 0.0) / sum(row.seconds.values()) for row in rounds if row.merged]
+    fixed, broken = _moved(rounds)
+    return {
+        "steps + probing": ", ".join(steps),
+        split: end,
+        f"{split} gain": end - start,
+        "train gain": np.mean(gains),
+        "fixed / broken": f"{fixed} / {broken}",
+        "broken per fixed": broken / fixed if fixed else float("nan"),
+        "probing": f"{np.mean(probing):.0%}",
+    }
+
+
 def classification_table(
-    groups: Mapping[str, Sequence[Ledger]], split: str = "test", plain: Mapping[str, np.ndarray] | None = None
+    groups: Groups, split: str = "test", plain: Mapping[str, np.ndarray] | None = None
 ) -> pd.DataFrame:
     """One row a classifier: accuracy, F1, AUC and the gain in accuracy over the linear probe, with 95% intervals.
 
@@ -134,12 +176,10 @@ def _gain(name: str, runs: Sequence[Ledger], split: str) -> dict:
     unfinished = [str(run.dir) for run in runs if run.base is None or not run.rounds]
     if not runs or unfinished:
         raise BoostError(f"{name}: no finished round in {', '.join(unfinished) or 'an empty list of runs'}")
-    before, after = (  # (runs, n) each
-        np.array([held_out(row, split).bits() for row in rows])
-        for rows in ([run.base for run in runs], [run.rounds[-1] for run in runs])
-    )
+    before, after = first_and_last(runs, split)
     gain, low, high = paired_bootstrap(before, after)
     rounds = [row for run in runs for row in run.rounds]
+    fixed, broken = _moved(rounds)
     return {
         "runs": len(runs),
         "rounds": len(runs[0].rounds),
@@ -152,9 +192,14 @@ def _gain(name: str, runs: Sequence[Ledger], split: str) -> dict:
         "low": low,
         "high": high,
         "strict gain": np.mean([r.rounds[-1].metrics[split].strict - r.base.metrics[split].strict for r in runs]),
-        "fixed": sum(len(row.fixed) for row in rounds),
-        "broken": sum(len(row.broken) for row in rounds),
+        "fixed": fixed,
+        "broken": broken,
     }
+
+
+def _moved(rounds: Sequence[Round]) -> tuple[int, int]:
+    """Training problems (fixed, broken), summed over rounds."""
+    return sum(len(row.fixed) for row in rounds), sum(len(row.broken) for row in rounds)
 
 
 def _scores(row) -> dict:

@@ -1,13 +1,24 @@
-"""Pictures of what became of the failures: flows, one line a problem, waiting times, costs. Numbers: dynamics.py."""
-
-from collections.abc import Mapping, Sequence
+"""Section "failure dynamics": flows, one line a problem, waiting times, costs. Numbers: analysis/dynamics.py."""
 
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 
-from boostlib.analysis.dynamics import costs_table, histories, states, stopping_table, train_size, waiting
-from boostlib.plots.style import BROKEN, COLORS, FIXED, GREY, canvas, draw, label_right, whole_numbers
+from boostlib.analysis import dynamics
+from boostlib.analysis.recorded import Groups, Runs
+from boostlib.plots.runs import plot_curves, plot_norms, plot_rewards
+from boostlib.plots.style import (
+    BROKEN,
+    COLORS,
+    FIXED,
+    GREY,
+    canvas,
+    label_right,
+    label_stack,
+    panels,
+    whole_numbers,
+)
 from boostlib.records.ledger import Ledger
 
 INK = {"never right": "#707070", "fell back": COLORS[3], "broken": BROKEN, "fixed": FIXED}
@@ -20,8 +31,8 @@ def plot_flows(ledger: Ledger, ax: Axes | None = None) -> Axes:
 
     Green: fixed in this round; orange: lost in this round; grey stayed wrong, light blue stayed right.
     """
-    ax, n = canvas(ax), train_size(ledger)
-    wrong = histories(ledger).to_numpy()
+    ax, n = canvas(ax), dynamics.train_size(ledger)
+    wrong = dynamics.histories(ledger).to_numpy()
     left = wrong.sum(axis=0)  # failures after t rounds
     for t in range(wrong.shape[1] - 1):
         up, down = (int((a & b).sum()) for a, b in _moves(wrong, t))
@@ -44,13 +55,11 @@ def plot_flows(ledger: Ledger, ax: Axes | None = None) -> Axes:
 
 def plot_states(ledger: Ledger, ax: Axes | None = None) -> Axes:
     """Problems by state after 0, 1, ... rounds, stacked: the failures by their past, and above them what is fixed."""
-    ax, table = canvas(ax), states(ledger)
-    tops = table.cumsum(axis=1)
+    ax, table = canvas(ax), dynamics.states(ledger)
     ax.stackplot(table.index, table.T.to_numpy(), colors=[INK[state] for state in table], alpha=0.85, lw=0)
     ax.set(xlabel="rounds", ylabel="training problems", xlim=(0, table.index[-1]))
     ax.xaxis.set_major_locator(whole_numbers())
-    last = tops.iloc[-1] - table.iloc[-1] / 2
-    label_right(ax, [(state, last[state], INK[state]) for state in table])
+    label_stack(ax, table, [INK[state] for state in table])
     return ax
 
 
@@ -59,33 +68,28 @@ def plot_histories(ledger: Ledger, ax: Axes | None = None) -> Axes:
 
     Sorted by when a problem was first right, then by how often it was wrong: solved early on top.
     """
-    ax, wrong = canvas(ax), histories(ledger)
+    ax, wrong = canvas(ax), dynamics.histories(ledger)
     first_right = (~wrong).to_numpy().argmax(axis=1) + wrong.all(axis=1) * wrong.shape[1]
     order = np.lexsort((wrong.sum(axis=1), first_right))
-    ax.imshow(
-        wrong.to_numpy()[order], aspect="auto", interpolation="nearest", cmap=ListedColormap(["#E6EEF3", "#404040"])
-    )
-    ax.set(xlabel="rounds", ylabel=f"{len(wrong)} problems ever wrong", yticks=[])
-    ax.xaxis.set_major_locator(whole_numbers())
+    shown = wrong.to_numpy()[order].astype(int)
+    sns.heatmap(shown, cmap=[RIGHT, "#404040"], cbar=False, yticklabels=False, rasterized=True, ax=ax)
+    ax.set(xlabel="rounds", ylabel=f"{len(wrong)} problems ever wrong")
     return ax
 
 
-def plot_waiting(groups: Mapping[str, Sequence[Ledger]], ax: Axes | None = None) -> Axes:
+def plot_waiting(groups: Groups, ax: Axes | None = None) -> Axes:
     """Share of the untrained model's failures that were never right so far, by rounds: how long a problem waits."""
-    curves = {}
-    for label, ledgers in groups.items():
-        seeds = [waiting(ledger) for ledger in ledgers]
-        curves[label] = ([range(len(y)) for y in seeds], seeds)
-    ax = draw(canvas(ax), curves, "rounds", "failures never right yet", {})
+    curves = {label: [dynamics.waiting(ledger) for ledger in ledgers] for label, ledgers in groups.items()}
+    ax = plot_curves(curves, ax, ylabel="failures never right yet")
     ax.set_ylim(0, 1)
     return ax
 
 
-def plot_going_on(groups: Mapping[str, Sequence[Ledger]], split: str = "test", ax: Axes | None = None) -> Axes:
+def plot_going_on(groups: Groups, split: str = "test", ax: Axes | None = None) -> Axes:
     """Held-out accuracy by rounds, mean over seeds, with 95% intervals over problems and seeds."""
-    ax, ends = canvas(ax), []
+    ax, ends = canvas(ax, (4.8, 2.8)), []
     for color, (label, ledgers) in zip(COLORS, groups.items(), strict=False):
-        table = stopping_table(ledgers, split)
+        table = dynamics.stopping_table(ledgers, split)
         ax.plot(table.index, table[split], ".-", color=color, ms=5)
         ax.fill_between(table.index, table.low, table.high, color=color, alpha=0.12, lw=0)
         ends.append((label, float(table[split].iloc[-1]), color))
@@ -97,16 +101,14 @@ def plot_going_on(groups: Mapping[str, Sequence[Ledger]], split: str = "test", a
 
 def plot_seconds(ledger: Ledger, ax: Axes | None = None) -> Axes:
     """Seconds of every round, by what they went into: those of `PARTS` that the run has, a missing one counting 0."""
-    ax, table = canvas(ax), costs_table(ledger)
+    ax, table = canvas(ax), dynamics.costs_table(ledger)
     table = table[[part for part in PARTS if part in table]].fillna(0)
-    bottom, ends = np.zeros(len(table)), []
+    tops = table.cumsum(axis=1)
     for color, part in zip(COLORS, table, strict=False):
-        ax.bar(table.index, table[part], bottom=bottom, color=color, width=0.8)
-        ends.append((part, float(bottom[-1] + table[part].iloc[-1] / 2), color))
-        bottom = bottom + table[part].to_numpy()
+        ax.bar(table.index, table[part], bottom=tops[part] - table[part], color=color)
     ax.set(xlabel="round", ylabel="seconds")
     ax.xaxis.set_major_locator(whole_numbers())
-    label_right(ax, ends)
+    label_stack(ax, table, COLORS)
     return ax
 
 
@@ -121,3 +123,45 @@ def _band(ax: Axes, t: int, start: tuple[float, float], end: tuple[float, float]
     ease = x * x * (3 - 2 * x)
     low, high = (a + (b - a) * ease for a, b in zip(start, end, strict=True))
     ax.fill_between(t + x, low, high, color=color, lw=0, alpha=0.9)
+
+
+# --- figures of notebook 05
+
+
+def flows(runs: Runs) -> Figure:
+    """Who flowed between right and wrong, and the failures by their past: a column a run."""
+    fig, axes = panels(2, len(runs), 5.2, sharey="row")
+    for column, (label, ledger) in enumerate(runs.items()):
+        plot_flows(ledger, axes[0, column]).set_title(label)
+        plot_states(ledger, axes[1, column])
+    return fig
+
+
+def problem_histories(runs: Runs) -> Figure:
+    """One line a problem, dark where it is wrong: a panel a run."""
+    fig, axes = panels(1, len(runs), 3.4)
+    for ax, (label, ledger) in zip(axes.flat, runs.items(), strict=True):
+        plot_histories(ledger, ax).set_title(label)
+    return fig
+
+
+def waiting(groups: Groups, runs: Runs) -> Figure:
+    """How long problems wait until they are first right, and after how many rounds they were wrong."""
+    fig, axes = panels(1, 2, 2.6)
+    plot_waiting(groups, axes[0, 0])
+    counts = {label: dynamics.rounds_wrong(ledger).value_counts() for label, ledger in runs.items()}
+    longest = max(int(count.index.max()) for count in counts.values())
+    series = {label: count.reindex(range(1, longest + 1), fill_value=0).tolist() for label, count in counts.items()}
+    plot_curves(series, axes[0, 1], ylabel="problems", xlabel="states in which a problem was wrong", start=1)
+    return fig
+
+
+def costs(groups: Groups, run: Ledger) -> Figure:
+    """Rewards and seconds of one run, norms of its updates, and the length of v by round for all."""
+    fig, axes = panels(2, 2, 5.0)
+    plot_rewards(run, axes[0, 0])
+    plot_norms(run, axes[0, 1])
+    lengths = {label: [dynamics.lengths(run) for run in runs] for label, runs in groups.items()}
+    plot_curves(lengths, axes[1, 0], ylabel="length of $v$", xlabel="round").set_ylim(bottom=0)
+    plot_seconds(run, axes[1, 1])
+    return fig

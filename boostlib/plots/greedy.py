@@ -1,8 +1,9 @@
-"""Pictures of greedy rounds: where the gradient lies, what there was to choose from, what was chosen."""
+"""Section "greedy rounds": where the gradient lies, what there was to choose from, what was chosen."""
 
 from collections.abc import Sequence
 
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 
 from boostlib.analysis.tables import finished
@@ -19,13 +20,12 @@ def plot_gradient(norms: np.ndarray, names: Sequence[str], ax: Axes | None = Non
     kinds = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))
     order = sorted(range(len(names)), key=lambda i: (kinds.index(names[i].rsplit(".", 1)[-1]), i))
     shown = np.log10(np.maximum(norms[order], norms[norms > 0].min()))
-    image = ax.imshow(shown, aspect="auto", cmap="magma", interpolation="nearest")
+    sns.heatmap(shown, cmap="magma", cbar_kws={"label": "log$_{10}$ norm of dL/dR"}, rasterized=True, ax=ax)
     each = len(names) // len(kinds)
-    ax.set_yticks([each * (k + 0.5) - 0.5 for k in range(len(kinds))], kinds)
-    for k in range(1, len(kinds)):
-        ax.axhline(each * k - 0.5, color="white", lw=0.8)
+    starts = each * np.arange(len(kinds))
+    ax.set_yticks(starts + each / 2, kinds)
+    ax.hlines(starts[1:], *ax.get_xlim(), color="white", lw=0.8)
     ax.set(xlabel="block of the basis", ylabel="weights, layer 0 on top in each kind")
-    ax.figure.colorbar(image, ax=ax, label="log$_{10}$ norm of dL/dR")
     return ax
 
 
@@ -50,10 +50,8 @@ def plot_chosen(ledger: Ledger, ax: Axes | None = None) -> Axes:
     """The block that every group took in every round, as a number on its colour."""
     ax = canvas(ax)
     blocks = np.array([[block for block, _ in row.plan] for row in finished(ledger)])  # (rounds, groups)
-    ax.imshow(blocks, aspect="auto", cmap="Blues", vmin=0, vmax=1.5 * max(blocks.max(), 1))
-    for (t, group), block in np.ndenumerate(blocks):
-        ax.text(group, t, str(block), ha="center", va="center", fontsize=7)
-    ax.set_xticks(range(blocks.shape[1]))
-    ax.set_yticks(range(blocks.shape[0]))
+    most = 1.5 * max(blocks.max(), 1)
+    sns.heatmap(blocks, annot=True, fmt="d", cmap="Blues", vmin=0, vmax=most, cbar=False, annot_kws={"size": 7}, ax=ax)
     ax.set(xlabel="group of tied modules", ylabel="round")
+    ax.tick_params(axis="y", rotation=0)
     return ax

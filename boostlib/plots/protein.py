@@ -1,12 +1,13 @@
-"""Pictures of the protein section: what the data look like, ROC curves, and accuracy by size of the adapter."""
+"""Section "protein": what the data look like, ROC curves, and accuracy by size of the adapter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from boostlib.evaluation.evaluate import paired_bootstrap
+from boostlib.analysis.recorded import Groups
+from boostlib.analysis.tables import first_and_last, gains_table
 from boostlib.plots.style import COLORS, GREY, canvas
 from boostlib.records.ledger import Ledger
 from boostlib.tasks.base import LabelTask
@@ -16,12 +17,12 @@ from boostlib.tasks.chains import split_prompt
 def plot_balance(task: LabelTask, ax: Axes | None = None) -> Axes:
     """Share of binders by split, with the number of examples."""
     ax = canvas(ax)
-    for place, split in enumerate(task.splits):
-        share = np.mean([example.answer == "1" for example in task.split(split)])
-        ax.bar(place, share, color=COLORS[0], width=0.6)
-        ax.text(place, share + 0.02, f"{share:.2f}\nn = {len(task.split(split))}", ha="center", va="bottom")
+    counts = [len(task.split(split)) for split in task.splits]
+    shares = [np.mean([example.answer == "1" for example in task.split(split)]) for split in task.splits]
+    bars = ax.bar(task.splits, shares, color=COLORS[0], width=0.6)
+    ax.bar_label(bars, [f"{share:.2f}\nn = {n}" for share, n in zip(shares, counts, strict=True)], padding=2)
     ax.axhline(0.5, color="black", lw=0.8, ls=":")
-    ax.set(ylim=(0, 1), ylabel="share of binders", xticks=range(len(task.splits)), xticklabels=task.splits)
+    ax.set(ylim=(0, 1), ylabel="share of binders")
     return ax
 
 
@@ -71,25 +72,16 @@ def plot_losses(ledger: Ledger, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_sizes(groups: Mapping[str, Sequence[Ledger]], split: str = "test", ax: Axes | None = None) -> Axes:
+def plot_sizes(groups: Groups, split: str = "test", ax: Axes | None = None) -> Axes:
     """Gain in accuracy over the untrained model against numbers a round, with 95% intervals; a dot a run."""
-    ax = canvas(ax)
-    for runs in groups.values():
-        before, after = (np.array([row(run).metrics[split].bits() for run in runs]) for row in (_first, _last))
-        size = runs[0].rounds[0].num_parameters
-        gain, low, high = paired_bootstrap(before, after)
-        ax.errorbar(size, gain, [[gain - low], [high - gain]], fmt="o", color=COLORS[0], capsize=3)
-        each = (after.astype(float) - before).mean(axis=1)
-        ax.plot([size * 1.35] * len(each), each, ".", color=COLORS[1], ms=4)
+    ax, table = canvas(ax), gains_table(groups, split)
+    sizes = table["parameters a round"]
+    ax.errorbar(sizes, table.gain, [table.gain - table.low, table.high - table.gain], fmt="o", capsize=3)
+    for label, runs in groups.items():
+        before, after = first_and_last(runs, split)
+        each = after.mean(axis=1) - before.mean(axis=1)  # (runs,)
+        ax.plot([sizes[label] * 1.35] * len(each), each, ".", color=COLORS[1], ms=4)
     ax.axhline(0, color="black", lw=0.8, ls=":")
     ax.set(xscale="log", xlabel="trainable numbers a round", ylabel=f"gain in {split} accuracy")
     ax.margins(x=0.15)
     return ax
-
-
-def _first(run: Ledger):
-    return run.base
-
-
-def _last(run: Ledger):
-    return run.rounds[-1]

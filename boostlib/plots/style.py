@@ -1,4 +1,4 @@
-"""What all figures share: fonts, colours, saving, axes and names at the ends of lines. No data, no model.
+"""What all figures share: theme, colours, saving, axes, lines with ranges, names at their ends. No data, no model.
 
 Conventions:
 - Several seeds of one label: a thin line each, their mean as a thick line, their range as a band.
@@ -7,10 +7,13 @@ Conventions:
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -23,12 +26,11 @@ SIZE = (3.3, 2.3)  # inches
 
 
 def use_style() -> None:
-    """Set fonts, colours and spines for every figure made from here on."""
-    plt.rcParams.update({"font.size": 8, "axes.titlesize": 9, "axes.labelsize": 8, "legend.fontsize": 8})
-    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8})
-    plt.rcParams.update({"xtick.labelsize": 8, "ytick.labelsize": 8, "lines.linewidth": 1.6, "figure.figsize": SIZE})
-    plt.rcParams.update({"figure.dpi": 100, "figure.constrained_layout.use": True, "svg.hashsalt": "boostlib"})
-    plt.rcParams["axes.prop_cycle"] = plt.cycler(color=COLORS)
+    """Set fonts, colours and spines for every figure made from here on: seaborn's theme for papers, in 8 points."""
+    settings = {"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "lines.linewidth": 1.6}
+    settings |= {"patch.force_edgecolor": False, "figure.figsize": SIZE, "figure.dpi": 100}
+    settings |= {"figure.constrained_layout.use": True, "svg.hashsalt": "boostlib"}
+    sns.set_theme("paper", "ticks", COLORS, "DejaVu Sans", font_scale=8 / 9.6, rc=settings)
 
 
 def save_figure(fig: Figure, name: str, folder: str | Path = "figures") -> list[Path]:
@@ -40,14 +42,19 @@ def save_figure(fig: Figure, name: str, folder: str | Path = "figures") -> list[
     return paths
 
 
+def canvas(ax: Axes | None, size: tuple[float, float] = SIZE) -> Axes:
+    """The axes given, or new ones of `size`, by default half a page's width."""
+    return ax if ax is not None else plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def panels(rows: int, columns: int, height: float, width: float = 7.2, **sharing) -> tuple[Figure, np.ndarray]:
+    """A figure of rows x columns axes, width x height inches; sharing: sharex, sharey."""
+    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **sharing)
+
+
 def whole_numbers(nbins: int = 6) -> MaxNLocator:
     """Ticks at whole numbers alone."""
     return MaxNLocator(nbins, integer=True, steps=[1, 2, 5, 10])
-
-
-def canvas(ax: Axes | None) -> Axes:
-    """The axes given, or new ones of half a page's width."""
-    return ax if ax is not None else plt.subplots(figsize=SIZE, layout="constrained")[1]
 
 
 def need(values, otherwise: str):
@@ -57,20 +64,33 @@ def need(values, otherwise: str):
     return values
 
 
-def draw(ax: Axes, curves: Mapping, xlabel: str, ylabel: str, points: Mapping) -> Axes:
-    """Every group's seeds, mean and range; single points as diamonds. Means end with the shortest seed."""
-    ends, shades = [], iter(COLORS * (1 + (len(curves) + len(points)) // len(COLORS)))
+def line(ax: Axes, x, y, color: str, **settings) -> float:
+    """The mean of y (n,) at every x (n,) as a line, its range as a band; returns the height of the line's end.
+
+    settings: of `seaborn.lineplot`, such as another estimator.
+    """
+    x, y = np.asarray(x), np.asarray(y, dtype=float)
+    marks = {"marker": "o" if len(np.unique(x)) <= 16 else None, "ms": 3, "mec": color}
+    settings = {"estimator": "mean", "err_kws": {"alpha": 0.15, "lw": 0}, **marks, **settings}
+    sns.lineplot(x=x, y=y, ax=ax, errorbar=("pi", 100), color=color, legend=False, **settings)
+    return float(pd.Series(y).groupby(x).agg(settings["estimator"]).dropna().iloc[-1])
+
+
+def draw(ax: Axes, curves: Mapping, xlabel: str, ylabel: str, points: Mapping | None = None) -> Axes:
+    """Every group's seeds, mean and range; single points as diamonds. Means end with the shortest seed.
+
+    curves, points: label -> (x of every seed, y of every seed), a sequence each or, in `points`, a number each.
+    """
+    ends, colors = [], cycle(COLORS)
     for label, (xs, ys) in curves.items():
-        color, n = next(shades), min(len(y) for y in ys)
-        x, y = np.mean([x[:n] for x in xs], axis=0), np.array([y[:n] for y in ys], dtype=float)  # (n,), (seeds, n)
+        color, n = next(colors), min(map(len, ys))
         if len(ys) > 1:
-            for seed_x, seed_y in zip(xs, ys, strict=True):
-                ax.plot(seed_x, seed_y, color=color, lw=0.6, alpha=0.5)
-            ax.fill_between(x, y.min(axis=0), y.max(axis=0), color=color, alpha=0.12, lw=0)
-        ax.plot(x, y.mean(axis=0), color=color, marker="o" if n <= 12 else None, ms=3, label=label)
-        ends.append((label, y.mean(axis=0)[-1], color))
-    for label, (xs, ys) in points.items():
-        color = next(shades)
+            for x, y in zip(xs, ys, strict=True):
+                ax.plot(x, y, color=color, lw=0.6, alpha=0.5)
+        middle = np.mean([x[:n] for x in xs], axis=0)  # (n,)
+        ends.append((label, line(ax, [*middle] * len(ys), [v for y in ys for v in y[:n]], color, label=label), color))
+    for label, (xs, ys) in (points or {}).items():
+        color = next(colors)
         ax.plot(xs, ys, "D", color=color, ms=4, label=label)
         ax.axhline(np.mean(ys), color=color, lw=0.8, ls=":")
         ends.append((label, np.mean(ys), color))
@@ -80,20 +100,27 @@ def draw(ax: Axes, curves: Mapping, xlabel: str, ylabel: str, points: Mapping) -
     return ax
 
 
+def label_stack(ax: Axes, table: pd.DataFrame, colors: Sequence[str]) -> None:
+    """Names of the columns of `table`, drawn as a stack, right of the axes where their parts of the last row lie."""
+    last = table.iloc[-1]
+    label_right(ax, list(zip(table, last.cumsum() - last / 2, colors, strict=False)))
+
+
 def label_right(ax: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
-    """Names right of the axes at the heights given, moved apart where they would overlap."""
-    low, high = ax.get_ylim()
+    """Names right of the axes at the heights given (label, y, colour), moved apart where they would overlap."""
+    scale = ax.yaxis.get_transform()  # the identity, or a logarithm
+    low, high = scale.transform(ax.get_ylim())
     inches = 0.8 * ax.get_position().height * ax.figure.get_figheight()  # the layout takes about a fifth
-    line = 1.25 * plt.rcParams["font.size"] / 72 / inches * (high - low)  # height of a line of text in units of y
+    height = 1.25 * plt.rcParams["font.size"] / 72 / inches * (high - low)  # of a line of text, in units of y
     ends, top = sorted(ends, key=lambda end: end[1]), -np.inf
-    halves = [line * (1 + label.count("\n")) / 2 for label, _, _ in ends]
+    halves = [height * (1 + label.count("\n")) / 2 for label, _, _ in ends]
     places = []
     for (_, y, _), half in zip(ends, halves, strict=True):  # upwards, each clear of the one below
-        places.append(max(y, top + half))
+        places.append(max(float(scale.transform(y)), top + half))
         top = places[-1] + half
-    ceiling = high + line / 2
+    ceiling = high + height / 2
     for k in reversed(range(len(ends))):  # and down again where that left the axes
         places[k] = min(places[k], ceiling - halves[k])
         ceiling = places[k] - halves[k]
-    for (label, _, color), place in zip(ends, places, strict=True):
+    for (label, _, color), place in zip(ends, scale.inverted().transform(places), strict=True):
         ax.text(1.03, place, label, color=color, transform=ax.get_yaxis_transform(), va="center", ha="left")

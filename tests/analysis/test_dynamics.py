@@ -213,7 +213,7 @@ def test_figures_show_the_tables(ledger):
     groups = {"rotate": [run, other]}
     flows = plots_dynamics.plot_flows(run)
     assert [bar.get_height() for bar in flows.patches][::2] == [len(ids) for ids in WRONG]
-    assert plots_dynamics.plot_histories(run).images[0].get_array().sum() == sum(map(len, WRONG))
+    assert plots_dynamics.plot_histories(run).collections[0].get_array().sum() == sum(map(len, WRONG))
     one, two, mean = (line.get_ydata() for line in plots_dynamics.plot_waiting(groups).lines)
     np.testing.assert_allclose(one, [1, 0.75, 0.5, 0.25, 0.25])
     np.testing.assert_allclose(two, [1, 0.5, 0.25, 0, 0])

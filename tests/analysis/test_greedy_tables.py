@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from boostlib import BoostError, Ledger
-from boostlib.analysis.greedy import choice_table, variants
-from boostlib.analysis.tables import versus_table
+from boostlib.analysis.recorded import variants
+from boostlib.analysis.tables import choice_table, versus_table
 from boostlib.plots import greedy as plots_greedy
 
 RUNS = Path(__file__).resolve().parents[2] / "data" / "runs"
@@ -65,5 +65,5 @@ def test_candidates_show_their_best_and_what_rotate_takes():
 def test_the_heat_map_sorts_modules_by_kind_and_survives_zeros():
     norms = np.array([[1.0, 10.0], [100.0, 0.0], [1000.0, 1.0], [10.0, 10.0]])
     ax = plots_greedy.plot_gradient(norms, ["0.q", "0.k", "1.q", "1.k"])
-    assert ax.images[0].get_array().tolist() == [[0, 1], [3, 0], [2, 0], [1, 1]]
+    assert ax.collections[0].get_array().tolist() == [[0, 1], [3, 0], [2, 0], [1, 1]]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["q", "k"]

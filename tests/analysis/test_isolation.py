@@ -10,6 +10,7 @@ from boostlib.analysis.growth import recorded_updates
 from boostlib.analysis.isolation import _Margin, isolation, sample
 from boostlib.common.errors import RunError
 from boostlib.common.stable import fingerprint_tensors
+from boostlib.models.subject import Subject
 from boostlib.plots.theory import plot_bound_ratio, plot_movement
 from boostlib.training.trl import FoldingTrainer
 
@@ -131,7 +132,7 @@ def moved(tiny_llama, tiny_tokenizer, tmp_path):
         folder = tmp_path / f"run{scale}"
         run = boost(tiny_llama(), tiny_tokenizer, task, FakeTrainer(scale, skip), config(3), folder, progress=False)
         model = tiny_llama()
-        return isolation(run.ledger, model, tiny_tokenizer, task, round, **settings), run, model
+        return isolation(run.ledger, Subject(model, tiny_tokenizer, task), round, **settings), run, model
 
     return build
 
@@ -158,7 +159,7 @@ def test_the_error_of_first_order_is_of_second_order(moved):
 
 def test_gradients_agree_with_autograd_on_plain_weights(moved, tiny_llama, tiny_tokenizer):
     """|grad_W z| from the model as `replay` gives it, and <grad_W z, dW> = <grad_v z, v>."""
-    table, run, _ = moved(0.01, round=1, correct=1, failing=1)
+    table, run, _ = moved(0.01, round=1, sizes=(1, 1))
     model = replay(run.dir, 0, tiny_llama())
     update = recorded_updates(run.ledger, tiny_llama())[1]
     weights = [model.get_submodule(name).weight.requires_grad_() for name in update]
@@ -189,17 +190,17 @@ def test_a_round_that_merged_nothing_is_refused(moved):
 
 
 def test_the_sample_is_drawn_by_seed_and_takes_what_there_is(moved):
-    _, run, _ = moved(0.01, correct=1, failing=1)
+    _, run, _ = moved(0.01, sizes=(1, 1))
     task, wrong = ParityTask(train=24), set(run.rounds[0].failures)
-    drawn = [e.id for e in sample(run.ledger, task, 0, 3, 4, seed=0)]
+    drawn = [e.id for e in sample(run.ledger, task, 0, (3, 4), seed=0)]
     assert [id in wrong for id in drawn] == [False] * 3 + [True] * 4
-    assert drawn == [e.id for e in sample(run.ledger, task, 0, 3, 4, seed=0)]
-    assert any(drawn != [e.id for e in sample(run.ledger, task, 0, 3, 4, seed=k)] for k in (1, 2, 3))
-    assert len(sample(run.ledger, task, 0, 100, 100, seed=0)) == 24
+    assert drawn == [e.id for e in sample(run.ledger, task, 0, (3, 4), seed=0)]
+    assert any(drawn != [e.id for e in sample(run.ledger, task, 0, (3, 4), seed=k)] for k in (1, 2, 3))
+    assert len(sample(run.ledger, task, 0, (100, 100), seed=0)) == 24
 
 
 def test_figures_draw_every_example(moved):
-    table, _, _ = moved(0.1, correct=4, failing=3)
+    table, _, _ = moved(0.1, sizes=(4, 3))
     ax = plot_movement(table)
     assert [len(line.get_xdata()) for line in ax.lines[1:3]] == [4, 3]
     assert {t.get_text() for t in ax.texts} == {"correct", "failing", "as predicted"}

@@ -12,7 +12,7 @@ from boostlib import BoostConfig, boost
 from boostlib.analysis.recorded import LABELS, recorded_runs
 from boostlib.common.errors import BoostError
 from boostlib.experiments.reproduce import ROOT
-from boostlib.plots import figures
+from boostlib.plots import figures, rank
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_what_is_missing_is_named(runs, tiny_llama, tmp_path):
 
 def test_gains_show_every_method_and_seed(runs):
     groups = recorded_runs(runs, "math", "growth")
-    ax = figures.plot_gains(groups)
+    ax = rank.plot_gains(groups)
     assert [text.get_text() for text in ax.get_yticklabels()] == list(groups)
     run = groups[LABELS["top"]][0]
     gain = run.rounds[-1].metrics["test"].accuracy - run.base.metrics["test"].accuracy
@@ -58,7 +58,7 @@ def test_the_notebooks_save_what_rebuild_draws_and_the_committed_figures_are_all
     for notebook in ("04_rank_growth", "05_failure_dynamics"):
         source = (ROOT / "notebooks" / f"{notebook}.ipynb").read_text()
         saved |= set(re.findall(r'save_figure\([^,]+, \\"(\w+)\\"', source))
-    drawn = set(re.findall(r'^        "(0[45]_\w+)":', Path(figures.__file__).read_text(), re.MULTILINE))
+    drawn = set(re.findall(r'^ {8,12}"(0[45]_\w+)":', Path(figures.__file__).read_text(), re.MULTILINE))
     assert saved == drawn | {"04_cores"}  # which is drawn by hand, from no run
     assert {path.name for path in (ROOT / "figures").glob("0[45]_*")} == {
         f"{s}.{k}" for s in saved for k in ("png", "svg")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from boostlib.common.errors import BoostError
+from boostlib.plots import rank as plots_rank
 from boostlib.plots import runs as plots
 from boostlib.records.ledger import Ledger
 from boostlib.records.rows import Base, Round, Scores, pack_bits
@@ -153,16 +154,8 @@ def test_norms_of_each_round_and_of_the_sum(ledger):
     assert ax.get_ylim()[0] == 0
 
 
-def test_strict_lies_beside_lenient(ledger):
-    run = ledger("run", 0.4, [_round(0, 0.5)])
-    ax = plots.plot_strict(run)
-    np.testing.assert_allclose(_line(ax, "lenient").get_ydata(), [0.4, 0.5])
-    np.testing.assert_allclose(_line(ax, "strict").get_ydata(), [0.3, 0.4])
-    np.testing.assert_allclose(_line(plots.plot_strict(run, "train"), "strict").get_ydata(), [0.55, 0.65])
-
-
 def test_rank_is_drawn_from_round_one_on():
-    ax = plots.plot_rank({"rotate": [2, 4, 6], "top": [[2, 2, 2], [2, 2, 2]]})
+    ax = plots_rank.plot_rank({"rotate": [2, 4, 6], "top": [[2, 2, 2], [2, 2, 2]]})
     np.testing.assert_allclose(_line(ax, "rotate").get_xydata(), [(1, 2), (2, 4), (3, 6)])
     np.testing.assert_allclose(_line(ax, "top").get_ydata(), [2, 2, 2])
 
@@ -170,12 +163,12 @@ def test_rank_is_drawn_from_round_one_on():
 def test_overlap_is_one_with_itself_and_zero_between_disjoint_blocks():
     eye = torch.eye(6)
     updates = [LowRankUpdate({"w": (eye[:, i : i + 2], eye[i : i + 2])}) for i in (0, 2, 0)]
-    ax = plots.plot_overlap(updates)
-    np.testing.assert_allclose(ax.images[0].get_array(), [[1, 0, 1], [0, 1, 0], [1, 0, 1]], atol=1e-12)
+    ax = plots_rank.plot_overlap(updates)
+    np.testing.assert_allclose(ax.collections[0].get_array(), [[1, 0, 1], [0, 1, 0], [1, 0, 1]], atol=1e-12)
 
 
 def test_spectrum_colours_blocks_by_round_and_leaves_the_rest_grey():
-    ax = plots.plot_spectrum(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0]), rank=2, rounds=2)
+    ax = plots_rank.plot_spectrum(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0]), rank=2, rounds=2)
     assert [bar.get_height() for bar in ax.patches] == [5, 4, 3, 2, 1]
     colors = [bar.get_facecolor() for bar in ax.patches]
     assert colors[0] == colors[1] != colors[2] == colors[3] != colors[4]
@@ -183,10 +176,10 @@ def test_spectrum_colours_blocks_by_round_and_leaves_the_rest_grey():
 
 
 def test_matrix_is_shown_on_a_scale_around_zero():
-    image = plots.plot_matrix([[1.0, -3.0]], "dW").images[0]
+    image = plots_rank.plot_matrix([[1.0, -3.0]], "dW").collections[0]
     assert image.get_clim() == (-3.0, 3.0)
-    assert plots.plot_matrix([[1.0, -3.0]], limit=5).images[0].get_clim() == (-5, 5)
-    assert plots.plot_matrix([[0.0, 0.0]]).images[0].get_clim() == (-1, 1)
+    assert plots_rank.plot_matrix([[1.0, -3.0]], limit=5).collections[0].get_clim() == (-5, 5)
+    assert plots_rank.plot_matrix([[0.0, 0.0]]).collections[0].get_clim() == (-1, 1)
 
 
 def test_labels_of_lines_that_end_together_do_not_overlap():
@@ -221,11 +214,11 @@ def test_empty_or_wrong_input_is_one_clear_error(ledger, tmp_path):
         plots.plot_accuracy({"rotate": [run]}, split="dev")
     with pytest.raises(BoostError, match="no rewards"):
         plots.plot_rewards(run)
-    for plot in (plots.plot_failures, plots.plot_rewards, plots.plot_norms, plots.plot_strict):
+    for plot in (plots.plot_failures, plots.plot_rewards, plots.plot_norms):
         with pytest.raises(BoostError, match="no finished round"):
             plot(Ledger(tmp_path / "nowhere"))
-    for plot in (plots.plot_curves, plots.plot_rank, plots.plot_overlap):
+    for plot in (plots.plot_curves, plots_rank.plot_rank, plots_rank.plot_overlap):
         with pytest.raises(BoostError, match="got no"):
             plot({})
     with pytest.raises(BoostError, match="'top' has no values"):
-        plots.plot_rank({"top": []})
+        plots_rank.plot_rank({"top": []})

@@ -107,6 +107,7 @@ def write_bundle(
             tensors[f"v.{row.index:04d}"] = recorded[0]
     record = json.dumps({"run": ledger.header, "ledger": b"".join(lines).decode()})
     body = lzma.compress(save(tensors, {"record": record}), preset=9)  # one key: safetensors would shuffle several
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
     write_durably(Path(file), MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 

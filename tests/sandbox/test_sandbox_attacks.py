@@ -64,7 +64,9 @@ def _public_copy() -> Iterator[Path]:
         folder = Path(name)
         sandbox = Path(boostlib.sandbox.__file__).parent
         shutil.copytree(sandbox, folder / "boostlib" / "sandbox", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(sandbox.parent / "errors.py", folder / "boostlib")
+        (folder / "boostlib" / "common").mkdir()
+        for file in ("__init__.py", "errors.py"):
+            shutil.copy(sandbox.parent / "common" / file, folder / "boostlib" / "common")
         (folder / "boostlib" / "__init__.py").touch()  # without the rest of the library, and torch
         for package in (seccompy, landlockpy):
             shutil.copytree(Path(package.__file__).parent, folder / package.__name__)

@@ -57,7 +57,7 @@ def loads(frame: bytes, resolve: Callable[[list], object]) -> object:
         raise CodecError(f"malformed message: {type(error).__name__}") from None
 
 
-def _encode(value: Any, export: Callable, room: list[int], depth: int) -> object:
+def _encode(value, export: Callable, room: list[int], depth: int) -> object:
     kind = type(value)
     room[0] -= len(value) if kind in (str, bytes, bytearray) else 1
     if room[0] < 0:

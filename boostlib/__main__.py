@@ -49,12 +49,12 @@ def _boost(args) -> None:
     if unused:
         raise BoostError(f"--{unused[0].replace('_', '-')} says how greedy rounds choose: add --method greedy")
     chosen = preset(args.preset, SECTIONS[args.section]).with_seed(args.seed)
-    if args.numbers:
+    if args.numbers is not None:
         chosen = with_size(chosen, args.numbers)
     if args.task not in (None, chosen.task):
         chosen = replace(chosen, task=args.task, task_options={})
     chosen = replace(chosen, **_given(args, "model", "dtype"))
-    if args.learning_rate:  # whatever the method trains
+    if args.learning_rate is not None:  # whatever the method trains
         chosen = replace(chosen, full_learning_rate=args.learning_rate, lora_learning_rate=args.learning_rate)
     adapter = replace(chosen.boost.adapter, **_given(args, "scaling", "rank", "u", "n_tie", "blocks"))
     greedy = replace(chosen.boost.greedy, **_given(args, *GREEDY))
@@ -67,7 +67,8 @@ def _boost(args) -> None:
         boost=replace(chosen.boost, adapter=adapter, greedy=greedy, **loop, **evaluations),
         trainer=replace(chosen.trainer, **_given(args, "learning_rate", "max_steps"), **rollouts),
     )
-    run_dir = args.run_dir or f"runs/{chosen.task}-{args.preset}-{args.method}{args.numbers or ''}-seed{args.seed}"
+    named = f"runs/{chosen.task}-{args.preset}-{args.method}{args.numbers or ''}-seed{args.seed}"
+    run_dir = named if args.run_dir is None else args.run_dir
     ledger = run_method(
         with_method(chosen, args.method),
         run_dir,

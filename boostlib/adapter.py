@@ -19,23 +19,26 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from boostlib.basis import SVDBasis
 from boostlib.common.errors import BoostError, ModelError
+from boostlib.common.settings import Count, Seed, checked
 from boostlib.common.stable import philox
 from boostlib.update import LowRankUpdate, Weights
 
 STRATEGIES = ("rotate", "top", "greedy")
-SCALINGS = ("paper", "normalized")
+MOST_U = 65_536  # numbers a group: each is a matrix P of its own for every module
 
 Plan = Sequence[tuple[int, int]]  # per group of tied modules: (block of directions, candidate for P)
 
 
 @dataclass(frozen=True)
+@checked
 class AdapterConfig:
     """Settings of every round's adapter; part of a run's identity.
 
@@ -44,22 +47,13 @@ class AdapterConfig:
     blocks of directions "greedy" chooses from, one a merged round and group; the other strategies have no use for it.
     """
 
-    rank: int = 2
-    u: int = 1
-    n_tie: int = 18
-    strategy: str = "rotate"
-    scaling: str = "paper"
-    seed: int = 0
-    blocks: int = 20
-
-    def __post_init__(self):
-        for field in ("rank", "u", "n_tie", "blocks"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise BoostError(f"AdapterConfig({field}={value!r}): must be a whole number of at least 1")
-        for field, known in (("strategy", STRATEGIES), ("scaling", SCALINGS)):
-            if getattr(self, field) not in known:
-                raise BoostError(f"AdapterConfig({field}={getattr(self, field)!r}): must be one of {', '.join(known)}")
+    rank: Count = 2
+    u: Annotated[int, Field(ge=1, le=MOST_U, strict=True, description=f"a whole number from 1 to {MOST_U:,}")] = 1
+    n_tie: Count = 18
+    strategy: Literal["rotate", "top", "greedy"] = "rotate"
+    scaling: Literal["paper", "normalized"] = "paper"
+    seed: Seed = 0
+    blocks: Count = 20
 
     def groups(self, modules: int) -> int:
         """Number of groups of tied modules."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from boostlib.adapter import AdapterConfig
 from boostlib.basis import SVDBasis
 from boostlib.common import world
 from boostlib.common.errors import BoostError, RunError
+from boostlib.common.settings import Count, Flag, Name, Names, Seed, checked
 from boostlib.common.stable import fingerprint_json, fingerprint_tensors, stable_seed
 from boostlib.evaluation.vllm import VLLM, require_vllm
 from boostlib.records.ledger import Ledger
@@ -32,6 +33,7 @@ LAST_BITS = ("device", "threads", "capability", "torch", "numpy")  # of an envir
 
 
 @dataclass(frozen=True)
+@checked
 class BoostConfig:
     """Settings of a run beside those of the trainer.
 
@@ -44,23 +46,32 @@ class BoostConfig:
     evaluation/vllm.py), which replaces `drafts`; where it runs may change in a run.
     """
 
-    rounds: int = 20
+    rounds: Count = 20
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    seed: int = 0
-    train_on: str = "failures"
-    held_out: tuple[str, ...] = ("test",)
-    targets: tuple[str, ...] | None = None
-    batch_size: int = 64
-    w0_device: str | None = None
+    seed: Seed = 0
+    train_on: Literal["failures", "all"] = "failures"
+    held_out: Names = ("test",)
+    targets: Names | None = None
+    batch_size: Count = 64
+    w0_device: Name | None = None
     greedy: Greedy = field(default_factory=Greedy)
-    drafts: bool = False
+    drafts: Flag = False
     vllm: VLLM | None = None
 
     def __post_init__(self):
-        if self.rounds < 1:
-            raise BoostError(f"BoostConfig(rounds={self.rounds}): must be at least 1")
-        if self.train_on not in ("failures", "all"):
-            raise BoostError(f'BoostConfig(train_on={self.train_on!r}): must be "failures" or "all"')
+        if "train" in self.held_out or len(set(self.held_out)) < len(self.held_out):
+            raise BoostError(
+                f"BoostConfig(held_out={self.held_out!r}): splits that are scored beside the training split, each once"
+            )
+        if self.targets == ():
+            raise BoostError("BoostConfig(targets=()): nothing would be trained; None adapts every linear layer")
+        if self.w0_device is not None:
+            try:
+                torch.device(self.w0_device)
+            except RuntimeError:
+                raise BoostError(f'BoostConfig(w0_device={self.w0_device!r}): must be "cpu" or "cuda"') from None
+            if self.w0_device.startswith("cuda") and not torch.cuda.is_available():
+                raise BoostError(f"BoostConfig(w0_device={self.w0_device!r}): torch sees no GPU here; leave it out")
         if self.vllm:
             require_vllm(f"BoostConfig(vllm={self.vllm})")
         if self.vllm and self.drafts:

@@ -20,6 +20,8 @@ one block sum to one r x r core; and a W0 of rank below r T has no such blocks (
 import torch
 from torch import Tensor
 
+from boostlib.common.settings import Share, checks
+
 EXACT = 1e-6  # the eps of the exact rank: in fp64, far above the rounding of fp32 factors and far below any direction
 
 
@@ -30,7 +32,8 @@ def singular_values(B: Tensor, A: Tensor) -> Tensor:
     return torch.linalg.svdvals(r_b @ r_a.T)
 
 
-def epsilon_rank(B: Tensor, A: Tensor, eps: float = 1e-3) -> int:
+@checks
+def epsilon_rank(B: Tensor, A: Tensor, eps: Share = 1e-3) -> int:
     """Singular values of B @ A above eps times the largest, counted; 0 for a zero update. eps=EXACT: its exact rank."""
     return rank_of(singular_values(B, A), eps)
 

@@ -15,6 +15,7 @@ from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.common import world
 from boostlib.common.errors import RunError
+from boostlib.common.settings import valid
 from boostlib.common.stable import fingerprint_tensors
 from boostlib.config import LAST_BITS, BoostConfig, check_identity, circumstances, environment, run_identity
 from boostlib.evaluation.decode import Decoder
@@ -240,7 +241,7 @@ def replay_run(ledger: Ledger, round: int | None = None, model: nn.Module | None
 def rounds_until(ledger: Ledger, round: int | None) -> int:
     """How many rounds there are up to `round` (None: the last; -1: none). Raises RunError where it does not exist."""
     last = len(ledger.rounds) - 1
-    round = last if round is None else round
+    round = last if round is None else valid("replay(round=", round, int)
     if not -1 <= round <= last:
         raise RunError(f"{ledger.dir} has rounds 0 to {last} (-1: untrained), not {round}")
     return round + 1

@@ -1,7 +1,7 @@
 """Errors that a user can act on: each message names the offending value and the remedy."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 
 class BoostError(Exception):
@@ -26,16 +26,6 @@ class LedgerError(RunError):
 
 class TrainingError(BoostError):
     """Training that went wrong: NaN, out of memory, a trainable number that is not fp32."""
-
-
-def require_settings(settings: object, counts: Sequence[str], positive: Sequence[str]) -> None:
-    """Raises BoostError for a field in `counts` that is below 1, or one in `positive` that is not above 0."""
-    for name in counts:
-        if getattr(settings, name) < 1:
-            raise BoostError(f"{type(settings).__name__}({name}={getattr(settings, name)}): must be at least 1")
-    for name in positive:
-        if not getattr(settings, name) > 0:
-            raise BoostError(f"{type(settings).__name__}({name}={getattr(settings, name)}): must be positive")
 
 
 @contextlib.contextmanager

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from boostlib.common.errors import BoostError, RunError
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 LONGEST_WAIT = timedelta(hours=1)  # for another process, where its end goes unnoticed
 LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe")  # in messages of torch
@@ -75,7 +76,8 @@ def agreed(call: Callable[[], R]) -> R:
     """`call()` in every process, of its own things; a BoostError of one is raised in all."""
     if not _state():
         return call()
-    result, error = None, None
+    result: Any = None
+    error = None
     try:
         result = call()
     except BoostError as found:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from boostlib.common.settings import Count, checked
 from boostlib.evaluation.generate import generate
 from boostlib.models.subject import Subject
 
@@ -27,10 +28,11 @@ class Decoder(Protocol):
 
 
 @dataclass
+@checked
 class Decode:
     """Every completion from its first token on, `batch_size` prompts together."""
 
-    batch_size: int = 64
+    batch_size: Count = 64
 
     def ready(self, subject: Subject) -> None:
         """Nothing to prepare."""

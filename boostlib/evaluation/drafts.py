@@ -48,7 +48,7 @@ class Drafts(Decode):
         on_batch(len(kept))
         rest = [i for i in range(len(prompt_ids)) if i not in kept]
         again = super().complete(subject, [prompt_ids[i] for i in rest], on_batch)
-        completions = list(found)
+        completions = [draft or [] for draft in found]
         for i, ids in zip(rest, again, strict=True):
             completions[i] = ids
             self.known[tuple(prompt_ids[i])] = ids

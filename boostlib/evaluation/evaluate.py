@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from boostlib.common import world
 from boostlib.common.errors import DataError, ModelError
+from boostlib.common.settings import Count, Flag, Name, Seed, Share, checks
 from boostlib.evaluation.decode import Decode, Decoder
 from boostlib.evaluation.generate import encode
 from boostlib.models.classifier import SequenceClassifier, logits
@@ -53,14 +54,15 @@ class Result:
         return [id for id, right in zip(self.ids, self.correct, strict=True) if not right]
 
 
+@checks
 def evaluate(
     model: nn.Module,
     tokenizer,
     task: Task,
-    split: str = "train",
-    batch_size: int = 64,
+    split: Name = "train",
+    batch_size: Count = 64,
     examples: Sequence[Example] | None = None,
-    progress: bool = True,
+    progress: Flag = True,
     decoder: Decoder | None = None,
 ) -> Result:
     """Answers to a split (or to `examples`), scored: greedy completions, or a classifier's logits.
@@ -120,8 +122,9 @@ def _classified(subject: Subject, examples: Sequence[Example], batch_size: int, 
     return {"correct": correct, "strict": correct, "completions": [], "tokens": tokens, "logits": found}
 
 
+@checks
 def paired_bootstrap(
-    before: np.ndarray, after: np.ndarray, seed: int = 0, resamples: int = 10_000, level: float = 0.95
+    before: np.ndarray, after: np.ndarray, seed: Seed = 0, resamples: Count = 10_000, level: Share = 0.95
 ) -> tuple[float, float, float]:
     """(mean gain, low, high) of after - before, resampling examples with both of their outcomes kept together.
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria
 
 from boostlib.common.errors import DataError, explain_oom
+from boostlib.common.settings import AtLeastZero, Count, checks
 
 SHARED = 4  # a shared prefix shorter than this is not worth a separate pass
 LEAVE = 16  # tokens between two looks at which rows may leave
@@ -45,15 +46,16 @@ def encode(tokenizer, prompts: Sequence[str | list[dict]]) -> list[list[int]]:
     ]
 
 
+@checks
 @torch.no_grad()
 def generate(
     model: nn.Module,
     tokenizer,
     prompt_ids: Sequence[list[int]],
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    samples: int = 1,
-    batch_size: int = 64,
+    max_new_tokens: Count,
+    temperature: AtLeastZero = 0.0,
+    samples: Count = 1,
+    batch_size: Count = 64,
     on_batch: Callable[[int], None] | None = None,
     stop_at_end: bool = True,
     stop: str | None = None,
@@ -117,7 +119,7 @@ def positions(mask: Tensor, length: int) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp_min(0)[:, -length:]
 
 
-def shared_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
+def shared_prefix(sequences: Sequence[list[int]]) -> list[int]:
     """The tokens that all sequences begin with, at least one token short of the shortest; [] where too few."""
     if not sequences:
         return []
@@ -195,7 +197,8 @@ def _completed(model, tokenizer, ids: Tensor, mask: Tensor, cache, config, stop:
     """The new ids of every row of `ids` (B, L)."""
     start, left, config = ids.shape[1], config.max_new_tokens, copy.copy(config)
     stay = config.do_sample or model.generation_config.cache_implementation  # such a cache cannot be taken up again
-    ends, rows, found = torch.tensor(config.eos_token_id, device=ids.device), range(len(ids)), {}
+    ends, rows = torch.tensor(config.eos_token_id, device=ids.device), list(range(len(ids)))
+    found: dict[int, list[int]] = {}
     while rows:
         config.max_new_tokens = left if stay else min(LEAVE, left)
         looks = StopAt(tokenizer, stop, start) if stop else None

@@ -71,7 +71,7 @@ def composition(examples: Sequence[Example]) -> np.ndarray:
     """(n, sides * 21): of every side the shares of the 20 amino acids, and the logarithm of its length."""
     rows = []
     for example in examples:
-        sides = [side.replace(",", "") for side in example.prompt.split("|")]
+        sides = [side.replace(",", "") for side in str(example.prompt).split("|")]
         rows.append(
             [x for side in sides for x in (*(side.count(a) / len(side) for a in AMINO_ACIDS), np.log(len(side)))]
         )

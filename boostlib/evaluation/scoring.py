@@ -4,6 +4,7 @@ What scores anything here (`run`) is a Subject with `config` and `decoder`, as a
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from boostlib.evaluation.evaluate import Result, evaluate
@@ -35,7 +36,7 @@ def base_row(run, fingerprint: str, progress: bool = True) -> Base:
     return Base(**scores, weights_fingerprint=fingerprint, seconds=round(time.perf_counter() - start, 2))
 
 
-def unchanged(last: Base | Round, failures: list[str]) -> dict[str, Any]:
+def unchanged(last: Base | Round, failures: Sequence[str]) -> dict[str, Any]:
     """The scores after a round that changed no weight: those before it."""
     return {
         "failures": failures,
@@ -45,7 +46,7 @@ def unchanged(last: Base | Round, failures: list[str]) -> dict[str, Any]:
     }
 
 
-def fixed_and_broken(failures: list[str], scores: dict[str, Any]) -> dict[str, Any]:
+def fixed_and_broken(failures: Sequence[str], scores: dict[str, Any]) -> dict[str, Any]:
     """A round's scores in terms of the failures it started from: who was fixed, who was broken."""
     before, after = set(failures), set(scores["failures"])
     return {

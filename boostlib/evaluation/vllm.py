@@ -18,12 +18,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from pydantic import Field
 from torch import nn
 
 from boostlib.common import world
 from boostlib.common.errors import BoostError, ModelError
+from boostlib.common.settings import Share, checked
 from boostlib.evaluation.generate import cut_at
 from boostlib.models.language import weights_source
 from boostlib.models.subject import Subject
@@ -31,6 +33,7 @@ from boostlib.models.subject import Subject
 if TYPE_CHECKING:
     from trl.generation.vllm_generation import VLLMGeneration
 
+ADDRESS = 'an address such as "http://localhost:8000"'
 INSTALL = "pip install 'trl[vllm]'"
 LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # set by TRL for an engine in here
 
@@ -38,6 +41,7 @@ _ENGINES: dict[tuple, "VLLMGeneration"] = {}  # for as long as the process lives
 
 
 @dataclass(frozen=True)
+@checked
 class VLLM:
     """Where vLLM runs; as a decoder, the greedy completions that it writes. No part of a run's identity; whether vLLM
     is used is.
@@ -45,14 +49,12 @@ class VLLM:
     server: address of a vLLM server; None: an engine in this process. memory: the share of the GPU that it takes.
     """
 
-    server: str | None = None
-    memory: float = 0.3
+    server: Annotated[str, Field(strict=True, description=ADDRESS)] | None = None
+    memory: Share = 0.3
 
     def __post_init__(self):
         if self.server is not None and not self.server.startswith(("http://", "https://")):
-            raise BoostError(f'VLLM(server={self.server!r}): must be an address such as "http://localhost:8000"')
-        if not 0 < self.memory < 1:
-            raise BoostError(f"VLLM(memory={self.memory}): must be a share of the GPU, above 0 and below 1")
+            raise BoostError(f"VLLM(server={self.server!r}): must be {ADDRESS}")
 
     def ready(self, subject: Subject) -> None:
         """Make the engine. Raises BoostError for a server and several processes."""

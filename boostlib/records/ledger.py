@@ -41,6 +41,8 @@ class Ledger:
     """Reads and extends the record in `run_dir`. Raises LedgerError on the first bad line it reads."""
 
     def __init__(self, run_dir: str | Path):
+        if not isinstance(run_dir, (str, os.PathLike)) or not str(run_dir).strip():
+            raise RunError(f"run_dir={run_dir!r}: must be the name of a directory")
         self.dir = Path(run_dir)
         self.path = self.dir / "ledger.jsonl"
 
@@ -62,8 +64,8 @@ class Ledger:
         return require_header(header, path)
 
     @property
-    def base(self) -> Base | None:
-        """The untrained model's line, None while it is not written."""
+    def base(self) -> Base | Any:
+        """The untrained model's line (Base), None while it is not written."""
         rows = self._rows()
         return self._restored(Base, rows, 0) if rows else None
 

@@ -31,14 +31,14 @@ by cases that were not. Cases that change together (near-duplicates) make p too 
 """
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from boostlib.common.errors import BoostError, DataError
+from boostlib.common.settings import Count, Name, Names, Positive, Share, Whole, checked
 from boostlib.records.rows import Base, Round
 from boostlib.strategies.paired import sign_flip_p
 from boostlib.tasks.base import Example, Task
@@ -49,6 +49,7 @@ NAMED = 20  # ids that a message lists before it counts the rest
 
 
 @dataclass(frozen=True)
+@checked
 class Gate:
     """Settings of the gate; part of a run's identity.
 
@@ -59,33 +60,21 @@ class Gate:
     end the run, None for no end.
     """
 
-    guard: str | None = "guard"
-    value_on: tuple[str, ...] = ("train",)
-    adjacent: tuple[str, ...] = ()
-    costs: Mapping[str, float] = field(default_factory=dict)
-    alpha: float = 0.05
-    harm: float = 0.05
-    allowed_guards: int = 0
-    failing_guards: str = "refuse"
-    patience: int | None = 3
+    guard: Name | None = "guard"
+    value_on: Names = ("train",)
+    adjacent: Names = ()
+    costs: Mapping[Name, Positive] = field(default_factory=dict)
+    alpha: Share = 0.05
+    harm: Share = 0.05
+    allowed_guards: Whole = 0
+    failing_guards: Literal["refuse", "leave out"] = "refuse"
+    patience: Count | None = 3
 
     def __post_init__(self):
-        for name in ("alpha", "harm"):
-            if not 0 < getattr(self, name) < 1:
-                raise BoostError(f"Gate({name}={getattr(self, name)}): must be between 0 and 1, such as 0.05")
         if "train" in (*self.adjacent, self.guard):
             raise BoostError('Gate: "train" cannot be a guard or an adjacent split: it is what the rounds train on')
         if not self.value_on:
             raise BoostError('Gate(value_on=()): name the splits that the net value is counted on, such as ("train",)')
-        if self.allowed_guards < 0 or (self.patience is not None and self.patience < 1):
-            raise BoostError(
-                f"Gate(allowed_guards={self.allowed_guards}, patience={self.patience}): at least 0 and at least 1"
-            )
-        if self.failing_guards not in ("refuse", "leave out"):
-            raise BoostError(f'Gate(failing_guards={self.failing_guards!r}): must be "refuse" or "leave out"')
-        bad = {name: cost for name, cost in self.costs.items() if not _is_cost(cost)}
-        if bad:
-            raise BoostError(f"Gate(costs={bad}): a cost is a positive number")
 
     def settings(self) -> dict[str, Any]:
         """What identifies this gate in a run."""
@@ -198,10 +187,6 @@ def _objection(gate: Gate, net: float, p_value: float, guards_wrong: int, harm: 
 
 def _in_favour(numbers: dict) -> str:
     return f"net value {numbers['net']:+g} (p = {numbers['p_value']:.3g})"
-
-
-def _is_cost(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 def failing_guards(gate: Gate, task: Task, base: Base) -> list[str]:

@@ -23,7 +23,7 @@ import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,17 +32,17 @@ from torch import Tensor
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.common import world
-from boostlib.common.errors import BoostError, TrainingError, require_settings
+from boostlib.common.errors import BoostError, TrainingError
+from boostlib.common.settings import Count, checked
 from boostlib.common.stable import normals, stable_seed
 from boostlib.records.rows import Round, Training
 from boostlib.strategies.core_gradient import core_gradients
 
 log = logging.getLogger(__name__)
 
-CHOOSE = ("both", "block", "candidate")
-
 
 @dataclass(frozen=True)
+@checked
 class Greedy:
     """How a greedy round chooses; part of a greedy run's identity.
 
@@ -50,14 +50,9 @@ class Greedy:
     "both", or for ablations "block" (candidate 0) or "candidate" (in the first unused block, as rotate).
     """
 
-    candidates: int = 256
-    probe_batches: int = 2
-    choose: str = "both"
-
-    def __post_init__(self):
-        require_settings(self, counts=("candidates", "probe_batches"), positive=())
-        if self.choose not in CHOOSE:
-            raise BoostError(f"Greedy(choose={self.choose!r}): must be one of {', '.join(CHOOSE)}")
+    candidates: Count = 256
+    probe_batches: Count = 2
+    choose: Literal["both", "block", "candidate"] = "both"
 
 
 @dataclass(frozen=True)

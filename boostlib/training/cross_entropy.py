@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from boostlib.adapter import TinyLoRA
 from boostlib.common import world
-from boostlib.common.errors import TrainingError, explain_oom, require_settings
+from boostlib.common.errors import TrainingError, explain_oom
+from boostlib.common.settings import Count, Flag, Name, Positive, checked
 from boostlib.common.stable import philox
 from boostlib.evaluation.evaluate import require_kind
 from boostlib.models.classifier import logits
@@ -39,6 +40,7 @@ from boostlib.training.watch import Best, Watch
 
 
 @dataclass(frozen=True)
+@checked
 class CrossEntropy:
     """Settings of cross-entropy training; part of a run's identity.
 
@@ -47,23 +49,16 @@ class CrossEntropy:
     end.
     """
 
-    learning_rate: float = 0.01
-    batch: int = 32
-    micro_batch: int = 16
-    epochs: float = 4.0
-    max_steps: int = 40
-    checks: int = 4
-    patience: int = 2
-    validation: str | None = "validation"
-    balance: bool = True
-    max_grad_norm: float = 1.0
-
-    def __post_init__(self):
-        require_settings(
-            self,
-            counts=("batch", "micro_batch", "max_steps", "checks", "patience"),
-            positive=("learning_rate", "epochs", "max_grad_norm"),
-        )
+    learning_rate: Positive = 0.01
+    batch: Count = 32
+    micro_batch: Count = 16
+    epochs: Positive = 4.0
+    max_steps: Count = 40
+    checks: Count = 4
+    patience: Count = 2
+    validation: Name | None = "validation"
+    balance: Flag = True
+    max_grad_norm: Positive = 1.0
 
     def settings(self) -> dict[str, Any]:
         """What identifies this trainer in a run."""

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from boostlib.adapter import TinyLoRA
-from boostlib.common.errors import BoostError, require_settings
+from boostlib.common.errors import BoostError
+from boostlib.common.settings import AtLeastZero, Count, Flag, Positive, checked
 from boostlib.evaluation.vllm import VLLM, require_vllm
 from boostlib.models.subject import Subject
 from boostlib.records.rows import Training
@@ -21,6 +22,7 @@ from boostlib.tasks.base import Example
 
 
 @dataclass(frozen=True)
+@checked
 class GRPO:
     """Settings of GRPO; part of a run's identity.
 
@@ -32,27 +34,22 @@ class GRPO:
     takes fewer prompts (such as 15 of 16 on 3 processes, 8 samples each). The two batch settings are each process's.
     """
 
-    learning_rate: float = 0.01
-    prompts: int = 16
-    samples: int = 8
-    max_samples: int = 32
-    epochs: float = 1.0
-    max_steps: int = 8
-    temperature: float = 1.0
-    micro_batch: int = 128  # completions per forward and backward pass: lower it for less memory, same result
-    rollout_batch: int = 512  # completions sampled together: lower it for less memory
-    beta: float = 0.0
-    max_grad_norm: float = 1.0
-    gradient_checkpointing: bool = False
-    use_vllm: bool = False  # sample with vLLM, see evaluation/vllm.py
+    learning_rate: Positive = 0.01
+    prompts: Count = 16
+    samples: Count = 8
+    max_samples: Count = 32
+    epochs: Positive = 1.0
+    max_steps: Count = 8
+    temperature: Positive = 1.0
+    micro_batch: Count = 128  # completions per forward and backward pass: lower it for less memory, same result
+    rollout_batch: Count = 512  # completions sampled together: lower it for less memory
+    beta: AtLeastZero = 0.0  # weight of a KL term against the untrained model
+    max_grad_norm: Positive = 1.0
+    gradient_checkpointing: Flag = False
+    use_vllm: Flag = False  # sample with vLLM, see evaluation/vllm.py
     vllm: VLLM = VLLM()  # where; no part of a run's identity
 
     def __post_init__(self):
-        require_settings(
-            self,
-            counts=("prompts", "samples", "max_steps", "micro_batch"),
-            positive=("learning_rate", "temperature", "epochs"),
-        )
         if self.samples < 2:
             raise BoostError("GRPO(samples=1): an advantage compares samples of one prompt; use at least 2")
         if self.use_vllm:

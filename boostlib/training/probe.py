@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from boostlib.common import world
 from boostlib.common.errors import DataError
+from boostlib.common.settings import Count, Flag, Name, checks
 from boostlib.models.classifier import SequenceClassifier, features
 from boostlib.models.sequences import encode_examples, say_what_was_cut
 from boostlib.models.subject import Subject
@@ -47,13 +48,14 @@ class Probe:
     cut: dict[str, int]  # examples that lost residues, by split
 
 
+@checks
 def train_head(
     model: SequenceClassifier,
     tokenizer,
     task: LabelTask,
-    batch_size: int = 64,
-    validation: str = "validation",
-    progress: bool = True,
+    batch_size: Count = 64,
+    validation: Name = "validation",
+    progress: Flag = True,
 ) -> Probe:
     """Fit the head of `model` on the training split, in place, and freeze it.
 

@@ -12,8 +12,8 @@ Trains whatever requires a gradient: the attached adapter or LoRA, or, without o
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from boostlib.common import world
 from boostlib.common.errors import TrainingError, explain_oom
 from boostlib.evaluation.generate import flat_linears, generate, shared_prefix
 from boostlib.evaluation.vllm import complete, engine
+from boostlib.models.language import weights_source
 from boostlib.models.subject import Subject
 from boostlib.records.rows import Training
 from boostlib.tasks.base import Example, TextTask
@@ -63,6 +64,7 @@ class Pass:
             warnings.catch_warnings(),
             explain_oom("micro_batch or prompts of GRPO", f"{settings.micro_batch} and {prompts}"),
             flat_linears(model),
+            _source_for_reference(model, settings.beta),
         ):
             warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # renamed in transformers
             warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)  # renamed in torch
@@ -270,6 +272,23 @@ def reward_function(task: TextTask, examples: Sequence[Example]):
         return [score.reward for score in scores]
 
     return reward
+
+
+@contextmanager
+def _source_for_reference(model: nn.Module, beta: float) -> Iterator[None]:
+    """Inside, with a KL term, the model's name is what TRL can load its reference, the untrained model, from."""
+    name = model.config._name_or_path
+    if beta:
+        if not name:
+            raise TrainingError(
+                f"GRPO(beta={beta}): the KL term loads the untrained model by its name, and this one has none: load it "
+                "with load_model, or leave beta at 0"
+            )
+        model.config._name_or_path = weights_source(name)
+    try:
+        yield
+    finally:
+        model.config._name_or_path = name
 
 
 def _restore_forward(model: nn.Module, own_forward) -> None:

@@ -43,7 +43,7 @@ from scipy.special import rel_entr
 from scipy.stats import binomtest
 
 from boostlib.adapter import TinyLoRA
-from boostlib.analysis.dynamics import train_size
+from boostlib.analysis.dynamics import numbers_of, train_size
 from boostlib.common.errors import BoostError, RunError
 from boostlib.common.stable import philox
 from boostlib.config import data_hash
@@ -137,10 +137,10 @@ def gap_table(
     require_fixed_before_the_data(ledger, choices)
     n, rounds, rows, square, numbers = train_size(ledger) // together, ledger.rounds, [], 0.0, 0
     for t, row in enumerate((ledger.base, *rounds)):
-        if t and row.merged:
-            v = _numbers(ledger, row.index)
+        if isinstance(row, Round) and row.merged:
+            v = numbers_of(ledger, row.index)
             square, numbers = square + float(v.double().square().sum()), numbers + v.numel()
-        if t and not row.whole:
+        if isinstance(row, Round) and not row.whole:
             continue
         share, paid = delta / ((t + 1) * (t + 2)), choices + which_nats(rounds[:t])
         pac = [pac_bayes_nats(gaussian_kl(square, s) + paid, n, share / len(sigmas)) for s in sigmas]
@@ -155,14 +155,7 @@ def _measured_gap(row: Base | Round, level: float) -> tuple[float, float, float]
     """(train minus test accuracy, low, high)."""
     scores = held_out(row, "test")
     ends = binomtest(sum(scores.bits()), scores.n).proportion_ci(level, method="exact")
-    return tuple(row.train_accuracy - accuracy for accuracy in (scores.accuracy, ends.high, ends.low))
-
-
-def _numbers(ledger: Ledger, index: int):
-    recorded = ledger.load_v(index)
-    if recorded is None:
-        raise RunError(f"{ledger.v_path(index)} is missing or damaged: restore it, the bound needs its numbers")
-    return recorded[0]
+    return row.train_accuracy - scores.accuracy, row.train_accuracy - ends.high, row.train_accuracy - ends.low
 
 
 def noisy_scores(

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from boostlib.analysis.tables import finished
-from boostlib.common.errors import BoostError
+from boostlib.common.errors import BoostError, RunError
 from boostlib.evaluation.evaluate import paired_bootstrap
 from boostlib.records.ledger import Ledger
 from boostlib.records.rows import held_out
@@ -142,4 +143,12 @@ def costs_table(ledger: Ledger) -> pd.DataFrame:
 
 def lengths(ledger: Ledger) -> list[float]:
     """|v| of every round, as trained."""
-    return [float(ledger.load_v(row.index)[0].norm()) for row in ledger.rounds]
+    return [float(numbers_of(ledger, row.index).norm()) for row in ledger.rounds]
+
+
+def numbers_of(ledger: Ledger, index: int) -> Tensor:
+    """The numbers v that a round trained. Raises RunError where their file is missing or damaged."""
+    recorded = ledger.load_v(index)
+    if recorded is None:
+        raise RunError(f"{ledger.v_path(index)} is missing or damaged: restore it, its numbers are needed here")
+    return recorded[0]

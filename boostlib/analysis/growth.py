@@ -19,7 +19,7 @@ open.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -75,7 +75,7 @@ def growth_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         last = table[table.rounds == table.rounds.max()].drop(columns=["rounds", "module"])
         cells = {column: _cell(last[column]) for column in last}
         rows[label] = {"merged rounds": table.rounds.max(), **cells}
-    names = {e: f"eps {e:g}" for table in tables.values() for e in table if isinstance(e, float)}
+    names: dict[Any, str] = {e: f"eps {e:g}" for table in tables.values() for e in table if isinstance(e, float)}
     return pd.DataFrame.from_dict(rows, orient="index").rename(columns={"exact": "exact rank", **names})
 
 

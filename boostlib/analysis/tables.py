@@ -10,7 +10,7 @@ from boostlib.common.errors import BoostError
 from boostlib.evaluation.evaluate import paired_bootstrap
 from boostlib.evaluation.metrics import bootstrap_metrics, metrics
 from boostlib.records.ledger import Ledger
-from boostlib.records.rows import Round, held_out
+from boostlib.records.rows import Base, Round, held_out
 
 
 def rounds_table(ledger: Ledger) -> pd.DataFrame:
@@ -202,14 +202,14 @@ def _moved(rounds: Sequence[Round]) -> tuple[int, int]:
     return sum(len(row.fixed) for row in rounds), sum(len(row.broken) for row in rounds)
 
 
-def _scores(row) -> dict:
-    if any(metric.logits for metric in row.metrics.values()):  # a classifier: no format that strictness could ask for
-        scores = {"train": row.train_accuracy}
-        for split, metric in row.metrics.items():
+def _scores(row: Base | Round) -> dict[str, float]:
+    """Accuracies by split; strict ones of texts, F1 and AUC of a classifier, which has no format to be strict about."""
+    texts = not any(metric.logits for metric in row.metrics.values())
+    scores = {"train": row.train_accuracy, **({"train strict": row.train_strict} if texts else {})}
+    for split, metric in row.metrics.items():
+        if texts:
+            scores |= {split: metric.accuracy, f"{split} strict": metric.strict}
+        else:
             found = metrics(metric.labels(), metric.scores())
             scores |= {split: found["accuracy"], f"{split} F1": found["F1"], f"{split} AUC": found["AUC"]}
-        return scores
-    scores = {"train": row.train_accuracy, "train strict": row.train_strict}
-    for split, metric in row.metrics.items():
-        scores |= {split: metric.accuracy, f"{split} strict": metric.strict}
     return scores

@@ -8,17 +8,7 @@ from matplotlib.figure import Figure
 from boostlib.analysis import dynamics
 from boostlib.analysis.recorded import Groups, Runs
 from boostlib.plots.runs import plot_curves, plot_norms, plot_rewards
-from boostlib.plots.style import (
-    BROKEN,
-    COLORS,
-    FIXED,
-    GREY,
-    canvas,
-    label_right,
-    label_stack,
-    panels,
-    whole_numbers,
-)
+from boostlib.plots.style import BROKEN, COLORS, FIXED, GREY, by_number, canvas, panels, parts_of
 from boostlib.records.ledger import Ledger
 
 INK = {"never right": "#707070", "fell back": COLORS[3], "broken": BROKEN, "fixed": FIXED}
@@ -31,36 +21,30 @@ def plot_flows(ledger: Ledger, ax: Axes | None = None) -> Axes:
 
     Green: fixed in this round; orange: lost in this round; grey stayed wrong, light blue stayed right.
     """
-    ax, n = canvas(ax), dynamics.train_size(ledger)
-    wrong = dynamics.histories(ledger).to_numpy()
-    left = wrong.sum(axis=0)  # failures after t rounds
-    for t in range(wrong.shape[1] - 1):
-        up, down = (int((a & b).sum()) for a, b in _moves(wrong, t))
+    ax, n, table = canvas(ax), dynamics.train_size(ledger), dynamics.flow_table(ledger)
+    ups, downs = table["fixed"] + table["regained"], table["broken"] + table["lost again"]
+    for t, (before, up, down, after) in enumerate(zip(table["failures"], ups, downs, table["left"], strict=True)):
         # stacked from below on the left: stayed wrong, fixed | lost, stayed right
-        _band(ax, t, (0, left[t] - up), (0, left[t] - up), GREY)
-        _band(ax, t, (left[t] + down, n), (left[t + 1] + up, n), RIGHT)
-        _band(ax, t, (left[t] - up, left[t]), (left[t + 1], left[t + 1] + up), FIXED)
-        _band(ax, t, (left[t], left[t] + down), (left[t + 1] - down, left[t + 1]), BROKEN)
-    for t, count in enumerate(left):
+        _band(ax, t, (0, before - up), (0, before - up), GREY)
+        _band(ax, t, (before + down, n), (after + up, n), RIGHT)
+        _band(ax, t, (before - up, before), (after, after + up), FIXED)
+        _band(ax, t, (before, before + down), (after - down, after), BROKEN)
+    for t, count in enumerate([table["failures"].iloc[0], *table["left"]]):
         ax.bar(t, count, 0.18, color="#707070")
         ax.bar(t, n - count, 0.18, bottom=count, color="#9DB4C0")
-    ax.set(xlabel="rounds", ylabel="training problems", ylim=(0, n))
-    ax.xaxis.set_major_locator(whole_numbers())
-    up, down = (int((a & b).sum()) for a, b in _moves(wrong, wrong.shape[1] - 2))
-    last = left[-1]
-    places = [("wrong", last / 2, "#707070"), ("right", (last + n) / 2, "#5E7B8A")]
-    label_right(ax, [*places, ("fixed", last + up / 2, FIXED), ("lost", last - down / 2, BROKEN)])
-    return ax
+    ax.set_ylim(0, n)
+    ends = [("wrong", after / 2, "#707070"), ("right", (after + n) / 2, "#5E7B8A")]
+    ends += [("fixed", after + up / 2, FIXED), ("lost", after - down / 2, BROKEN)]
+    return by_number(ax, "rounds", "training problems", ends)
 
 
 def plot_states(ledger: Ledger, ax: Axes | None = None) -> Axes:
     """Problems by state after 0, 1, ... rounds, stacked: the failures by their past, and above them what is fixed."""
     ax, table = canvas(ax), dynamics.states(ledger)
-    ax.stackplot(table.index, table.T.to_numpy(), colors=[INK[state] for state in table], alpha=0.85, lw=0)
-    ax.set(xlabel="rounds", ylabel="training problems", xlim=(0, table.index[-1]))
-    ax.xaxis.set_major_locator(whole_numbers())
-    label_stack(ax, table, [INK[state] for state in table])
-    return ax
+    colors = [INK[state] for state in table]
+    ax.stackplot(table.index, table.T.to_numpy(), colors=colors, alpha=0.85, lw=0)
+    ax.set_xlim(0, table.index[-1])
+    return by_number(ax, "rounds", "training problems", parts_of(table, colors))
 
 
 def plot_histories(ledger: Ledger, ax: Axes | None = None) -> Axes:
@@ -93,10 +77,7 @@ def plot_going_on(groups: Groups, split: str = "test", ax: Axes | None = None) -
         ax.plot(table.index, table[split], ".-", color=color, ms=5)
         ax.fill_between(table.index, table.low, table.high, color=color, alpha=0.12, lw=0)
         ends.append((label, float(table[split].iloc[-1]), color))
-    ax.set(xlabel="rounds", ylabel=f"{split} accuracy")
-    ax.xaxis.set_major_locator(whole_numbers())
-    label_right(ax, ends)
-    return ax
+    return by_number(ax, "rounds", f"{split} accuracy", ends)
 
 
 def plot_seconds(ledger: Ledger, ax: Axes | None = None) -> Axes:
@@ -106,15 +87,7 @@ def plot_seconds(ledger: Ledger, ax: Axes | None = None) -> Axes:
     tops = table.cumsum(axis=1)
     for color, part in zip(COLORS, table, strict=False):
         ax.bar(table.index, table[part], bottom=tops[part] - table[part], color=color)
-    ax.set(xlabel="round", ylabel="seconds")
-    ax.xaxis.set_major_locator(whole_numbers())
-    label_stack(ax, table, COLORS)
-    return ax
-
-
-def _moves(wrong: np.ndarray, t: int):
-    """(fixed, lost) between column t and t + 1, as pairs to be and-ed."""
-    return (wrong[:, t], ~wrong[:, t + 1]), (~wrong[:, t], wrong[:, t + 1])
+    return by_number(ax, "round", "seconds", parts_of(table, COLORS))
 
 
 def _band(ax: Axes, t: int, start: tuple[float, float], end: tuple[float, float], color: str) -> None:

@@ -23,7 +23,7 @@ def plot_gradient(norms: np.ndarray, names: Sequence[str], ax: Axes | None = Non
     sns.heatmap(shown, cmap="magma", cbar_kws={"label": "log$_{10}$ norm of dL/dR"}, rasterized=True, ax=ax)
     each = len(names) // len(kinds)
     starts = each * np.arange(len(kinds))
-    ax.set_yticks(starts + each / 2, kinds)
+    ax.set_yticks(starts + each / 2, kinds, rotation=0)
     ax.hlines(starts[1:], *ax.get_xlim(), color="white", lw=0.8)
     ax.set(xlabel="block of the basis", ylabel="weights, layer 0 on top in each kind")
     return ax

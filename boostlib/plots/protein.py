@@ -29,7 +29,7 @@ def plot_balance(task: LabelTask, ax: Axes | None = None) -> Axes:
 def plot_lengths(task: LabelTask, limit: int, ax: Axes | None = None) -> Axes:
     """Residues an example, all chains together, over all splits; grey: longer than `limit` tokens leave room for."""
     ax = canvas(ax)
-    prompts = [split_prompt(example.prompt) for split in task.splits for example in task.split(split)]
+    prompts = [split_prompt(str(example.prompt)) for split in task.splits for example in task.split(split)]
     lengths = np.array([sum(map(len, chains)) for chains in prompts])
     long = lengths + [1 + len(chains) for chains in prompts] > limit
     low, high = int(lengths.min()), int(np.quantile(lengths, 0.99))

@@ -14,7 +14,7 @@ from boostlib.analysis.growth import spectra
 from boostlib.analysis.recorded import Groups
 from boostlib.analysis.tables import first_and_last, gains_table
 from boostlib.plots.runs import plot_accuracy, plot_curves
-from boostlib.plots.style import COLORS, GREY, canvas, label_right, line, need, panels, whole_numbers
+from boostlib.plots.style import COLORS, GREY, by_number, canvas, line, need, panels, whole_numbers
 from boostlib.rank import subspace_overlap
 from boostlib.update import LowRankUpdate
 
@@ -87,12 +87,9 @@ def plot_growth(tables: Mapping[str, pd.DataFrame], column, ax: Axes | None = No
             ax.axhline(end, color=color, lw=0.8, ls=":")
         ends.append((label, end, color))
     names = {"exact": "exact rank", "effective": "effective rank"}
-    ax.set(xlabel="rounds", ylabel=names.get(column, f"rank at eps = {column}"))
     ax.set_ylim(bottom=0)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(whole_numbers())
-    label_right(ax, ends)
-    return ax
+    ax.yaxis.set_major_locator(whole_numbers())
+    return by_number(ax, "rounds", names.get(column, f"rank at eps = {column}"), ends)
 
 
 def plot_eps(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -113,10 +110,7 @@ def plot_spectra(values: Mapping[str, np.ndarray], ax: Axes | None = None) -> Ax
     for color, (label, s) in zip(COLORS, need(values, "plot_spectra got no updates").items(), strict=False):
         module, place = (s > 1e-12).nonzero()
         ends.append((label, line(ax, place + 1, s[module, place], color, estimator="median"), color))
-    ax.set(xlabel="singular value, by size", ylabel="share of the largest")
-    ax.xaxis.set_major_locator(whole_numbers())
-    label_right(ax, ends)
-    return ax
+    return by_number(ax, "singular value, by size", "share of the largest", ends)
 
 
 def plot_gains(groups: Groups, ax: Axes | None = None) -> Axes:

@@ -15,19 +15,7 @@ from matplotlib.ticker import FuncFormatter
 from boostlib.analysis.recorded import Groups
 from boostlib.analysis.tables import finished
 from boostlib.common.errors import BoostError
-from boostlib.plots.style import (
-    BROKEN,
-    COLORS,
-    FIXED,
-    GREY,
-    canvas,
-    draw,
-    label_right,
-    need,
-    save_figure,
-    use_style,
-    whole_numbers,
-)
+from boostlib.plots.style import BROKEN, COLORS, FIXED, GREY, by_number, canvas, draw, need, save_figure, use_style
 from boostlib.records.ledger import Ledger
 from boostlib.records.rows import Base, Round, held_out
 
@@ -87,9 +75,7 @@ def plot_rewards(ledger: Ledger, ax: Axes | None = None) -> Axes:
         if row.index % every == 0:
             text = f"round {row.index}" if row.index == 0 else str(row.index)
             ax.text((start + end + 1) / 2, 1.01, text, transform=ax.get_xaxis_transform(), ha="center", va="bottom")
-    ax.xaxis.set_major_locator(whole_numbers())
-    ax.set(xlabel="optimizer step", ylabel="mean reward")
-    return ax
+    return by_number(ax, "optimizer step", "mean reward")
 
 
 def plot_norms(ledger: Ledger, ax: Axes | None = None) -> Axes:
@@ -101,7 +87,7 @@ def plot_norms(ledger: Ledger, ax: Axes | None = None) -> Axes:
     return ax
 
 
-# --- plain numbers in# --- plain numbers in
+# --- plain numbers in
 
 
 def plot_curves(
@@ -123,14 +109,11 @@ def plot_outcomes(failures: Sequence[int], fixed: Sequence[int], broken: Sequenc
     ax.bar(x, left, bottom=fixed, color=GREY)
     ax.bar(x, np.negative(broken), color=BROKEN)
     ax.axhline(0, color="black", lw=0.8)
-    ax.set(xlabel="round", ylabel="training examples")
-    ax.xaxis.set_major_locator(whole_numbers())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{abs(y):g}"))
     k = max((i for i in x if fixed[i] or broken[i]), default=-1)  # the last round that has bars to name
-    middle = {"still wrong": fixed[k] + left[k] / 2, "fixed": fixed[k] / 2, "broken": -broken[k] / 2}
-    inks = ("#707070", FIXED, BROKEN)
-    label_right(ax, [(label, y, ink) for (label, y), ink in zip(middle.items(), inks, strict=True)])
-    return ax
+    still = ("still wrong", fixed[k] + left[k] / 2, "#707070")
+    ends = [still, ("fixed", fixed[k] / 2, FIXED), ("broken", -broken[k] / 2, BROKEN)]
+    return by_number(ax, "round", "training examples", ends)
 
 
 def _score(row: Base | Round, split: str) -> float:

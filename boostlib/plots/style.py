@@ -52,9 +52,9 @@ def panels(rows: int, columns: int, height: float, width: float = 7.2, **sharing
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **sharing)
 
 
-def whole_numbers(nbins: int = 6) -> MaxNLocator:
+def whole_numbers() -> MaxNLocator:
     """Ticks at whole numbers alone."""
-    return MaxNLocator(nbins, integer=True, steps=[1, 2, 5, 10])
+    return MaxNLocator(6, integer=True, steps=[1, 2, 5, 10])
 
 
 def need(values, otherwise: str):
@@ -94,16 +94,21 @@ def draw(ax: Axes, curves: Mapping, xlabel: str, ylabel: str, points: Mapping | 
         ax.plot(xs, ys, "D", color=color, ms=4, label=label)
         ax.axhline(np.mean(ys), color=color, lw=0.8, ls=":")
         ends.append((label, np.mean(ys), color))
+    return by_number(ax, xlabel, ylabel, ends)
+
+
+def by_number(ax: Axes, xlabel: str, ylabel: str, ends: Sequence[tuple[str, float, str]] = ()) -> Axes:
+    """Ends a picture over something that is counted: whole numbers below, names of both axes and right of the lines."""
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.xaxis.set_major_locator(whole_numbers())
     label_right(ax, ends)
     return ax
 
 
-def label_stack(ax: Axes, table: pd.DataFrame, colors: Sequence[str]) -> None:
-    """Names of the columns of `table`, drawn as a stack, right of the axes where their parts of the last row lie."""
+def parts_of(table: pd.DataFrame, colors: Sequence[str]) -> list[tuple[str, float, str]]:
+    """What `label_right` needs to name the columns of `table`, drawn as a stack, where they lie in the last row."""
     last = table.iloc[-1]
-    label_right(ax, list(zip(table, last.cumsum() - last / 2, colors, strict=False)))
+    return list(zip(table, last.cumsum() - last / 2, colors, strict=False))
 
 
 def label_right(ax: Axes, ends: Sequence[tuple[str, float, str]]) -> None:

@@ -6,11 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from boostlib.analysis.bounds import BITS, certify, gap_table
-from boostlib.plots.style import BROKEN, COLORS, FIXED, GREY, canvas, label_right, need, panels, whole_numbers
+from boostlib.plots.style import BROKEN, COLORS, FIXED, GREY, by_number, canvas, label_right, need, panels
 from boostlib.records.ledger import Ledger
 
 PAIRS = 2  # the demo deals its problems in pairs, 7 + 5 and 5 + 7: half as many are independent
-
 SIDES = (("correct", True, FIXED), ("failing", False, BROKEN))
 
 
@@ -33,11 +32,9 @@ def plot_bounds(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.plot(x, table.gap, "o-", color=COLORS[0], ms=3)
     ends.append(("measured,\nwithout noise", table.gap.iloc[-1], COLORS[0]))
     ax.axhline(0, color="black", lw=0.8)
-    ax.set(xlabel="rounds", ylabel="train minus true accuracy", ylim=(min(-0.1, table.low.min()), 1))
+    ax.set_ylim(min(-0.1, table.low.min()), 1)
     ax.text(x.mean(), (1 + table.train.max()) / 2, "says nothing", ha="center", va="center", color="#606060")
-    ax.xaxis.set_major_locator(whole_numbers())
-    label_right(ax, ends)
-    return ax
+    return by_number(ax, "rounds", "train minus true accuracy", ends)
 
 
 def plot_movement(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -50,12 +47,8 @@ def plot_movement(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot(chosen.predicted, chosen.measured, "o", ms=3.5, color=color, alpha=0.8, label=name)
     ax.axhline(0, color=GREY, lw=0.8, zorder=0)
     ax.axvline(0, color=GREY, lw=0.8, zorder=0)
-    ax.set(
-        xlabel="predicted to first order (logits)",
-        ylabel="measured (logits)",
-        xlim=(-reach, reach),
-        ylim=(-reach, reach),
-    )
+    ax.set(xlabel="predicted to first order (logits)", ylabel="measured (logits)")
+    ax.axis((-reach, reach, -reach, reach))
     ends = [(name, table[table.correct == side].measured.median(), color) for name, side, color in SIDES]
     label_right(ax, [*ends, ("as predicted", reach, "black")])
     return ax

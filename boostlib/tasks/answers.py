@@ -134,7 +134,7 @@ def _closing_brace(text: str, start: int) -> int | None:
 
 def _end_of_formula(text: str, start: int) -> int:
     match = re.compile(r"\$|\\\)|\\\]|\n|$").search(text, start)
-    return match.start()
+    return match.start() if match else len(text)
 
 
 def _is_words(gold: str) -> bool:

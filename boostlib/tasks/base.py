@@ -55,7 +55,8 @@ class Score:
 class Task(Protocol):
     """What the loop needs of a task; subclasses of `SplitTask` have it."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def splits(self) -> tuple[str, ...]: ...

@@ -138,7 +138,7 @@ class Binding(LabelTask):
         return split
 
     def _own_split(self, examples: Sequence[Example]) -> list[str]:
-        labels = clusters([example.prompt for example in examples], self.similarity)
+        labels = clusters([str(example.prompt) for example in examples], self.similarity)
         placed = split_by_cluster(labels, SHARES, self.seed)
         sizes, kinds = Counter(placed), len(set(labels))
         if len(sizes) < len(SHARES):

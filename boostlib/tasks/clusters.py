@@ -66,7 +66,7 @@ def leaks(task: LabelTask, similarity: float = 0.5) -> list[dict]:
     for one, other in combinations(task.splits, 2):
         left, right = task.split(one), task.split(other)
         shared = {e.kind for e in left} & {e.kind for e in right} - {""}
-        near = nearest([e.prompt for e in right], [e.prompt for e in left])
+        near = nearest([str(e.prompt) for e in right], [str(e.prompt) for e in left])
         found.append(
             {
                 "splits": f"{one}, {other}",

@@ -39,9 +39,8 @@ from boostlib.tasks.answers import as_number, same_answer
 from boostlib.tasks.base import Example, Score
 from boostlib.tasks.gsm8k import extract
 from boostlib.tasks.log_rows import SPLITS, check_rows, complain, is_cost, read_log, scoring
-from boostlib.tasks.programs import ProgramTask
+from boostlib.tasks.programs import ProgramTask, defined_names, imported_names, imports_of, used_names
 from boostlib.tasks.rows import Row
-from boostlib.tasks.source import defined_names, imported_names, imports_of, used_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,7 @@ class ErrorLog(ProgramTask):
 
     name: ClassVar[str] = "error_log"
     path: str | os.PathLike | None = field(default=None, compare=False)
-    stop: str | None = None
+    stop: str | None = None  # type: ignore[misc]  # a setting here, fixed in the classes above
     max_new_tokens: int = 64
     costs: Mapping[str, float] = field(default_factory=dict)
 
@@ -127,7 +126,8 @@ class ErrorLog(ProgramTask):
     def score_many(self, completions: Sequence[str], examples: Sequence[Case]) -> list[Score]:
         texts = [self._ended(text) for text in completions]
         programs = [i for i, case in enumerate(examples) if case.scoring == "code"]
-        verdicts = iter(super().score_many([texts[i] for i in programs], [examples[i] for i in programs]))
+        code: list[Any] = [examples[i] for i in programs]
+        verdicts = iter(super().score_many([texts[i] for i in programs], code))
         scored = zip(texts, examples, strict=True)
         return [next(verdicts) if case.scoring == "code" else self._score_text(text, case) for text, case in scored]
 
@@ -145,7 +145,7 @@ class ErrorLog(ProgramTask):
 
     def _failed_references(self, cases: Mapping[str, Case]) -> list[tuple[str, str]]:
         """Where a reference does not pass its own tests, and what happened."""
-        programs = {where: case for where, case in cases.items() if case.reference}
+        programs: dict[str, Any] = {where: case for where, case in cases.items() if case.reference}
         results = self._run([(case.reference, case.check) for case in programs.values()]) if programs else []
         return [
             (where, f"the reference does not pass its own tests: {result.status}: {result.detail}")

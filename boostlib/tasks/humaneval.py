@@ -23,9 +23,8 @@ from typing import ClassVar
 
 from boostlib.sandbox import CodeTask, TaskError
 from boostlib.tasks.base import Example, user_message
-from boostlib.tasks.programs import Problem, ProgramTask
+from boostlib.tasks.programs import Problem, ProgramTask, compilable, find_code
 from boostlib.tasks.rows import Row, Source, load_rows
-from boostlib.tasks.source import compilable, find_code
 
 INSTRUCTION = "Complete this function. Reply with the whole function in one Python code block."
 SOURCE = Source("humaneval/HumanEval.jsonl.gz", "openai/openai_humaneval", "test")

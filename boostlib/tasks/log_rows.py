@@ -13,13 +13,13 @@ the rest.
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from boostlib.common.errors import DataError
 from boostlib.tasks.answers import as_number
-from boostlib.tasks.rows import Row, parse
+from boostlib.tasks.rows import Row, json_lines
 
 SCORES = ("exact", "number", "regex", "label", "code")
 SPLITS = ("train", "guard", "test")
@@ -34,19 +34,18 @@ def read_log(path: Path) -> tuple[list[Numbered], list[Problem]]:
     Raises DataError where there is no such file, it cannot be read, or it holds no row.
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    rows, problems = [], []
-    for file in files:
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"the error log {file} cannot be read: {error}; give `path` of a jsonl file") from error
-        for number, line in enumerate(lines, 1):
-            where = f"{file.name}, line {number}" if path.is_dir() else f"line {number}"
-            if line.strip():
-                try:
-                    rows.append((where, parse(line)))
-                except DataError as error:
-                    problems.append((where, str(error)))
+    rows: list[Numbered] = []
+    problems: list[Problem] = []
+    try:
+        for file in files:
+            for number, row in json_lines(file):
+                where = f"{file.name}, line {number}" if path.is_dir() else f"line {number}"
+                if isinstance(row, str):
+                    problems.append((where, row))
+                else:
+                    rows.append((where, row))
+    except DataError as error:
+        raise DataError(f"the error log {error}; give `path` of a jsonl file") from error
     if not rows and not problems:
         raise DataError(f"the error log {path} holds no case: it should hold one JSON object a line")
     return rows, problems
@@ -79,49 +78,18 @@ def _place(where: str) -> tuple[str, int]:
 
 def check_row(row: Row) -> Iterator[str]:
     """What is wrong with one row; nothing where it is sound."""
-    if isinstance(row.get("id"), bool) or not isinstance(row.get("id"), (str, int)) or not str(row["id"]).strip():
-        yield f"'id' should be a text or a whole number, not {row.get('id')!r}"
+    score, answer = scoring(row), "tests" if scoring(row) == "code" else "expected"
+    for name, (holds, what) in RULES.items():
+        asked = name in ("id", answer) or (name in row and name not in ("tests", "expected"))
+        if asked and not holds(row.get(name)):
+            yield f"'{name}' should be {what}, not {_short(row.get(name))}"
     if ("prompt" in row) == ("messages" in row):
         yield "give either 'prompt', a text, or 'messages', a chat"
-    elif "prompt" in row and not _is_text(row["prompt"]):
-        yield f"'prompt' should be a non-empty text, not {_short(row['prompt'])}"
-    elif "messages" in row and not _is_chat(row["messages"]):
-        yield f"'messages' should be a chat that ends with the user's message, not {_short(row['messages'])}"
-    for name in ("class", "reference"):
-        if name in row and row[name] is not None and not isinstance(row[name], str):
-            yield f"'{name}' should be a text, not {row[name]!r}"
-    if "cost" in row and not is_cost(row["cost"]):
-        yield f"'cost' should be a positive number, not {row['cost']!r}"
-    yield from _check_kind(row)
-    yield from _check_answer(row)
-
-
-def _check_kind(row: Row) -> Iterator[str]:
-    kind, split = row.get("kind", "failure"), row.get("split")
-    if kind not in ("failure", "guard"):
-        yield f"'kind' should be 'failure' or 'guard', not {kind!r}"
-    elif split is not None and split not in SPLITS:
-        yield f"'split' should be one of {', '.join(SPLITS)}, not {split!r}"
-    elif kind == "guard" and split not in (None, "guard"):
-        yield f"a guard cannot be in split {split!r}"
-
-
-def _check_answer(row: Row) -> Iterator[str]:
-    score = scoring(row)
-    if score not in SCORES:
-        yield f"'score' should be one of {', '.join(SCORES)}, not {score!r}"
-    elif score == "code":
-        tests = row.get("tests")
-        lines = tests if isinstance(tests, list) else [tests]
-        if not lines or not all(map(_is_text, lines)):
-            yield f"'tests' should be source or a list of asserts, not {_short(tests)}"
-    elif "tests" in row:
+    if row.get("kind") == "guard" and row.get("split") in ("train", "test"):
+        yield f"a guard cannot be in split {row['split']!r}"
+    if score in SCORES and score != "code" and "tests" in row:
         yield f"'tests' are scored by code, not by {score!r}: leave one of them out"
-    elif not isinstance(row.get("expected"), (str, int, float)) or isinstance(row["expected"], bool):
-        yield f"'expected' should be a text or a number, not {row.get('expected')!r}"
-    elif not str(row["expected"]).strip():
-        yield "'expected' is empty"
-    else:
+    if RULES["expected"][0](row.get("expected")):
         yield from _check_expected(score, str(row["expected"]))
 
 
@@ -158,3 +126,28 @@ def _is_chat(value: object) -> bool:
 
 def _short(value: object) -> str:
     return repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
+
+
+def _is_source(value: object) -> bool:
+    lines = value if isinstance(value, list) else [value]
+    return bool(lines) and all(map(_is_text, lines))
+
+
+def _is_plain(*kinds: type) -> Callable[[object], bool]:
+    """Whether a value is of one of `kinds`, no bool, and not blank."""
+    return lambda value: isinstance(value, kinds) and not isinstance(value, bool) and bool(str(value).strip())
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {  # field -> whether a value is sound, what it should be
+    "id": (_is_plain(str, int), "a text or a whole number"),
+    "prompt": (_is_text, "a non-empty text"),
+    "messages": (_is_chat, "a chat that ends with the user's message"),
+    "class": (lambda value: value is None or isinstance(value, str), "a text"),
+    "reference": (lambda value: value is None or isinstance(value, str), "a text"),
+    "cost": (is_cost, "a positive number"),
+    "kind": (("failure", "guard").__contains__, "'failure' or 'guard'"),
+    "split": ((*SPLITS, None).__contains__, f"one of {', '.join(SPLITS)}"),
+    "score": (SCORES.__contains__, f"one of {', '.join(SCORES)}"),
+    "tests": (_is_source, "source or a list of asserts"),
+    "expected": (_is_plain(str, int, float), "a text or a number"),
+}

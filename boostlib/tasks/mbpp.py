@@ -21,9 +21,8 @@ from typing import ClassVar
 from boostlib.common.errors import DataError
 from boostlib.sandbox import CodeTask, TaskError
 from boostlib.tasks.base import Example, user_message
-from boostlib.tasks.programs import Problem, ProgramTask
+from boostlib.tasks.programs import Problem, ProgramTask, defined_names, imports_of, used_names
 from boostlib.tasks.rows import Row, Source, load_rows
-from boostlib.tasks.source import defined_names, imports_of, used_names
 
 INSTRUCTION = "Reply with the function in one Python code block."
 SOURCE = Source("mbpp/mbpp.jsonl", "google-research-datasets/mbpp", "train+validation+test", ("full",))

@@ -43,7 +43,7 @@ class PythonBasics(ProgramTask):
     max_new_tokens: int = 48
 
     def load_split(self, name: str) -> list[Example]:
-        problems = []
+        problems: list[Example] = []
         for path in sorted(FUNCTIONS.glob("*.py")):
             groups = [[node] for node in functions(path)]
             dealt = deal(groups, SIZES, f"{self.name}, {path.name}", 0)
@@ -61,7 +61,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef]:
 
 def to_problem(function: ast.FunctionDef, kind: str, as_docstring: bool = False) -> Problem:
     """A function of the form shown above as a problem."""
-    what, _, tests = ast.get_docstring(function).partition("\n\n")
+    what, _, tests = (ast.get_docstring(function) or "").partition("\n\n")
     signature = f"{function.name}({ast.unparse(function.args)})"
     prompt = f"Write a python function {signature} that {what}."
     if as_docstring:

@@ -13,7 +13,7 @@ import csv
 import gzip
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,29 +91,38 @@ def read_jsonl(path: str | os.PathLike, fields: Sequence[str] = ()) -> list[Row]
     Raises DataError naming the file, and the line where there is one: unreadable, empty, not JSON, not an object, or
     one of `fields` is missing or not a non-empty text.
     """
-    path = Path(path)
     rows = []
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    rows.append(_check_row(parse(line, f"{path}, line {number}: "), fields, f"{path}, line {number}"))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read after {len(rows)} rows: {error}") from error
+    for number, row in json_lines(Path(path)):
+        if isinstance(row, str):
+            raise DataError(f"{path}, line {number}: {row}")
+        rows.append(_check_row(row, fields, f"{path}, line {number}"))
     if not rows:
         raise DataError(f"{path} is empty: it should hold one JSON object a line")
     return rows
 
 
-def parse(line: str, where: str = "") -> Row:
-    """The JSON object in `line`. Raises DataError, beginning with `where`, for anything else."""
+def json_lines(path: Path) -> Iterator[tuple[int, Row | str]]:
+    """(number, the JSON object, or else what is wrong with the line) of each line that is not blank.
+
+    Raises DataError where the file cannot be read.
+    """
+    found = 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, _parse(line)
+                    found += 1
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read after {found} rows: {error}") from error
+
+
+def _parse(line: str) -> Row | str:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}not JSON: {error.msg} at column {error.colno}: {line.strip()[:60]!r}") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{where}a JSON object is expected, not a {type(row).__name__}")
-    return row
+        return f"not JSON: {error.msg} at column {error.colno}: {line.strip()[:60]!r}"
+    return row if isinstance(row, dict) else f"a JSON object is expected, not a {type(row).__name__}"
 
 
 def _check_row(row: Row, fields: Sequence[str], where: str) -> Row:

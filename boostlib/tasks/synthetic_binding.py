@@ -67,7 +67,8 @@ class SyntheticBinding(LabelTask):
 
     def load_split(self, name: str) -> list[Example]:
         """Made in the order test, validation, train: another size of `train` leaves the other two as they are."""
-        stock, dealt = self._chains(), {}
+        stock = self._chains()
+        dealt: dict[str, list[Example]] = {}
         for split in ("test", "validation", "train"):
             size = getattr(self, split)
             room = {True: size // 2, False: size - size // 2}

@@ -20,10 +20,9 @@ from boostlib.models.embedded import installed_weights
 from boostlib.models.subject import Subject
 from boostlib.sandbox import CodeTask, Status, TaskError
 from boostlib.tasks import load_task, mbpp, programs
-from boostlib.tasks.programs import Problem
+from boostlib.tasks.programs import BLOCK_END, Problem, find_code, split_tests
 from boostlib.tasks.python_basics import FUNCTIONS, PythonBasics, functions
 from boostlib.tasks.rows import load_rows
-from boostlib.tasks.source import BLOCK_END, find_code, split_tests
 
 DOUBLE = "def double(n):\n    return 2 * n\n"
 GOOD = f"Here:\n```python\n{DOUBLE}```\nIt doubles."

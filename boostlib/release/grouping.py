@@ -40,13 +40,10 @@ def embed(model: nn.Module, tokenizer, prompts: Sequence[Prompt], batch_size: in
     found, was_training = [], model.training
     model.eval()
     for first in range(0, len(ids), batch_size):
-        batch = ids[first : first + batch_size]
-        width = max(map(len, batch))
-        tokens = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in batch])  # (B, T)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch])
-        tokens, mask = tokens.to(model.device), mask.to(model.device)
-        states = model.base_model(input_ids=tokens, attention_mask=mask).last_hidden_state.float()  # (B, T, H)
-        own = mask[:, start:].unsqueeze(-1)
+        rows = {"input_ids": ids[first : first + batch_size]}
+        batch = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(model.device)  # (B, T) each
+        states = model.base_model(**batch).last_hidden_state.float()  # (B, T, H)
+        own = batch["attention_mask"][:, start:].unsqueeze(-1)
         found.append(((states[:, start:] * own).sum(1) / own.sum(1)).cpu().numpy())
     model.train(was_training)
     return np.concatenate(found)

@@ -16,11 +16,11 @@ Bad rows are named, with the letter or the value at fault, before anything is tr
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from boostlib.tasks.clusters import clusters, split_by_cluster, warn_of_shared
 from boostlib.tasks.rows import Row, Source, load_rows, read_file
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SOURCE = Source("ppb_affinity/filtered.csv", "proteinea/ppb_affinity", "train", hub_file="filtered.csv")
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -95,21 +96,18 @@ class Binding(LabelTask):
         missing = [column for column in columns if column not in rows[0]]
         if missing:
             raise DataError(f"binding: no column {', '.join(map(repr, missing))}; found: {', '.join(rows[0])}")
-        examples = _all_or_every_error([(self._example, number, row) for number, row in enumerate(rows, 1)])
-        if self.split_column in rows[0]:
-            tasks = [(self._given_split, number, row) for number, row in enumerate(rows, 1)]
-            placed = list(zip(examples, _all_or_every_error(tasks), strict=True))
-            warn_of_shared(placed)
-            return placed
-        return list(zip(examples, self._own_split(examples), strict=True))
+        examples = _all_or_every_error(self._example, rows)
+        if self.split_column not in rows[0]:
+            return list(zip(examples, self._own_split(examples), strict=True))
+        placed = list(zip(examples, _all_or_every_error(self._given_split, rows), strict=True))
+        warn_of_shared(placed)
+        return placed
 
     def _example(self, number: int, row: Row) -> Example:
-        sides = [read_chains(row[column] or "", f"row {number}, {column}") for column in self._sides()]
+        columns = [column for column in (self.ligand, self.receptor) if column]
+        sides = [read_chains(row[column] or "", f"row {number}, {column}") for column in columns]
         group = str(row.get(self.complex_id) or "")
         return Example(f"{group or 'row'}-{number}", "|".join(sides), self._answer(number, row), kind=group)
-
-    def _sides(self) -> list[str]:
-        return [self.ligand] if self.receptor is None else [self.ligand, self.receptor]
 
     def _answer(self, number: int, row: Row) -> str:
         if self.label is not None:
@@ -154,10 +152,10 @@ class Binding(LabelTask):
         return placed
 
 
-def _all_or_every_error(calls: Sequence[tuple]) -> list:
-    """The results of function(number, row) calls. Raises one DataError that names bad rows, and counts those past 5."""
+def _all_or_every_error(function: Callable[[int, Row], T], rows: Sequence[Row]) -> list[T]:
+    """function(number, row) of every row. Raises one DataError that names bad rows, and counts those past 5."""
     done, wrong = [], []
-    for function, number, row in calls:
+    for number, row in enumerate(rows, 1):
         try:
             done.append(function(number, row))
         except DataError as error:

@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from dataclasses import replace
+from typing import Any
 
 import transformers
 
@@ -127,9 +128,11 @@ def _task_of(ledger, data_dir: str | None):
     from boostlib.release.classes import run_examples
     from boostlib.tasks import load_task
 
-    settings = dict(ledger.header["identity"]["task"])
+    settings: dict[str, Any] = dict(ledger.header["identity"]["task"])
+    if data_dir:
+        settings["data_dir"] = data_dir
     try:
-        task = load_task(settings.pop("name"), **settings, **({"data_dir": data_dir} if data_dir else {}))
+        task = load_task(settings.pop("name"), **settings)
         for split in ledger.header["identity"]["data"]:
             run_examples(ledger, task, split)
         return task

@@ -123,7 +123,7 @@ class TinyLoRA:
 
     def __init__(self, basis: SVDBasis, config: AdapterConfig, round: int = 0, plan: Plan | None = None):
         self.config, self.round, self.names = config, round, list(basis)
-        self.plan = [tuple(pair) for pair in (plan or config.default_plan(len(basis), round))]
+        self.plan = [(block, draw) for block, draw in (plan or config.default_plan(len(basis), round))]
         if len(self.plan) != config.groups(len(basis)):
             raise BoostError(f"the plan has {len(self.plan)} entries, but there are {config.groups(len(basis))} groups")
         self._check_reach(basis)

@@ -98,7 +98,7 @@ def train(run: Run, failures: Sequence[str], adapter: TinyLoRA, choice: dict) ->
 
 def merge(run: Run, failures: Sequence[str], adapter: TinyLoRA, trained: Training) -> None:
     """Merge the adapter unless it learned nothing, evaluate, and write the round's line: after it the round exists."""
-    last, before, start = (run.rounds or [run.base])[-1], run.update, time.perf_counter()
+    last, before, start = (run.rounds or (run.base,))[-1], run.update, time.perf_counter()
     update = adapter.update()
     retention = 1.0 if trained.skipped else run.weights.merge(update)
     folded = time.perf_counter()

@@ -82,7 +82,7 @@ class Weights:
         b, a = (factor.to(weight.device) for factor in update[name])
         exact = out if weight.dtype == torch.float32 else None
         total = torch.addmm(w0.float(), b, a, out=exact)
-        return total.to(weight.dtype) if exact is out else out.copy_(total)
+        return total.to(weight.dtype) if out is None or exact is out else out.copy_(total)
 
     @torch.no_grad()
     def set(self, update: LowRankUpdate) -> None:

@@ -32,9 +32,9 @@ class Setup:
     """
 
     load: Callable[[], tuple[nn.Module, object]] = lambda: load_model("smollm2")
-    task: TextTask = field(default_factory=lambda: load_task("arithmetic"))
-    code: TextTask = field(default_factory=lambda: load_task("python_basics"))
-    trainer: GRPO = MATH["demo"].trainer
+    task: TextTask = field(default_factory=lambda: load_task("arithmetic"))  # type: ignore[assignment]
+    code: TextTask = field(default_factory=lambda: load_task("python_basics"))  # type: ignore[assignment]
+    trainer: GRPO = MATH["demo"].trainer  # type: ignore[assignment]
     adapter: AdapterConfig = MATH["demo"].boost.adapter
     rounds: int = 20
     repeats: int = 3

@@ -44,13 +44,13 @@ def checked(settings: type[T]) -> type[T]:
     own = getattr(settings, "__post_init__", None)
 
     def check(self) -> None:
-        for name, kind in _kinds(type(self)):
+        for name, kind in _kinds(type(self)):  # type: ignore[arg-type]
             value = getattr(self, name)
             object.__setattr__(self, name, valid(f"{type(self).__name__}({name}=", value, kind))
         if own:
             own(self)
 
-    settings.__post_init__ = check
+    settings.__post_init__ = check  # type: ignore[attr-defined]
     return settings
 
 

@@ -126,7 +126,7 @@ def shared_prefix(sequences: Sequence[list[int]]) -> list[int]:
     first, last = min(sequences), max(sequences)  # the two that differ earliest
     limit = min(len(s) for s in sequences) - 1
     common = os.path.commonprefix([list(first), list(last)])[: max(limit, 0)]
-    return common if len(common) >= SHARED else []
+    return list(common) if len(common) >= SHARED else []
 
 
 @contextlib.contextmanager

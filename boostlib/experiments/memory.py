@@ -25,6 +25,7 @@ those of SmolLM2's tokenizer; another one's differ. Compared with a CPU's real p
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -67,12 +68,13 @@ class Lengths:
 
 def lengths_of(preset: Preset) -> Lengths:
     """The lengths of a preset's tasks, from PROMPTS and the tasks' own limits; 512 a prompt where none is known."""
-    task = load_task(preset.task, **preset.task_options)
+    task: Any = load_task(preset.task, **preset.task_options)
     prompt, longest, shared = PROMPTS.get(preset.task, UNKNOWN_PROMPT)
     if not isinstance(preset.trainer, GRPO):
         chain = min(prompt, task.max_length or LONGEST)
         return Lengths(chain, 0, 0, ((chain, 0),))
-    also = [(PROMPTS.get(name, UNKNOWN_PROMPT)[1], load_task(name).max_new_tokens) for name in preset.also]
+    others: list[Any] = [load_task(name) for name in preset.also]
+    also = [(PROMPTS.get(other.name, UNKNOWN_PROMPT)[1], other.max_new_tokens) for other in others]
     return Lengths(prompt, shared, task.max_new_tokens, ((longest, task.max_new_tokens), *also))
 
 
@@ -131,7 +133,7 @@ class _Run:
     retried: bool
 
     def __post_init__(self):
-        trainer = self.preset.trainer
+        trainer: Any = self.preset.trainer
         self.generates = isinstance(trainer, GRPO)
         self.e = chosen_dtype(self.preset.dtype, self.device).itemsize
         self.samples = getattr(trainer, "samples", 1)
@@ -187,7 +189,7 @@ class _Run:
 
     def _micro_batch(self) -> tuple[int, int]:
         """(rows, tokens a row) of the longest micro-batch; what all prompts share is run once, unless checkpointing."""
-        trainer = self.preset.trainer
+        trainer: Any = self.preset.trainer
         if not self.generates:
             length = min(self.lengths.prompt, self.shapes.longest)
             return max(1, min(trainer.micro_batch, trainer.batch, BATCH_TOKENS // length)), length
@@ -205,7 +207,8 @@ class _Run:
 
     def answering(self) -> list[Part]:
         """Caches and moments of rollouts and evaluation; a classifier keeps no cache."""
-        boost, trainer, answers = self.preset.boost, self.preset.trainer, self.phases[1]
+        boost, answers = self.preset.boost, self.phases[1]
+        trainer: Any = self.preset.trainer
         if not self.generates:
             tokens = min(max(boost.batch_size, 64) * min(self.lengths.prompt, self.shapes.longest), BATCH_TOKENS)
             moment = tokens * self.shapes.passing(self.e, adapted=False)
@@ -256,7 +259,8 @@ def remedy(preset: Preset, have: float, device: torch.device | None = None) -> s
 
 def _changes(preset: Preset) -> Iterator[tuple[tuple[str, object], Preset]]:
     """((setting, its new value), the preset with it), the least disturbing first."""
-    boost, trainer = preset.boost, preset.trainer
+    boost = preset.boost
+    trainer: Any = preset.trainer
     if boost.w0_device is None:
         yield ("w0_device", "cpu"), replace(preset, boost=replace(boost, w0_device="cpu"))
     step = trainer.prompts * trainer.samples if isinstance(trainer, GRPO) else trainer.batch

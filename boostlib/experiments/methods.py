@@ -53,7 +53,9 @@ def with_method(chosen: Preset, method: str) -> Preset:
     if method not in METHODS:
         raise BoostError(f"no method {method!r}; there are {', '.join(METHODS)}")
     if method in STRATEGIES:
-        return replace(chosen, boost=replace(chosen.boost, adapter=replace(chosen.boost.adapter, strategy=method)))
+        strategy: Any = method
+        adapter = replace(chosen.boost.adapter, strategy=strategy)
+        return replace(chosen, boost=replace(chosen.boost, adapter=adapter))
     adapter = replace(chosen.boost.adapter, strategy="top")
     if method == "monolithic":
         adapter = replace(adapter, rank=adapter.rank * chosen.boost.rounds)
@@ -61,7 +63,7 @@ def with_method(chosen: Preset, method: str) -> Preset:
     if method in ("lora", "full"):
         rate = chosen.full_learning_rate if method == "full" else chosen.lora_learning_rate
         trainer = replace(trainer, learning_rate=rate)
-    train_on = "failures" if method == "monolithic" else "all"
+    train_on: Any = "failures" if method == "monolithic" else "all"
     boost = replace(chosen.boost, rounds=1, train_on=train_on, adapter=adapter, drafts=False)
     return replace(chosen, trainer=trainer, boost=boost)
 
@@ -84,13 +86,13 @@ def prepare(chosen: Preset, data_dir: str | None = None, run_dir: str | Path | N
 
     A run that goes on takes the head that it began with, so that it stays the same model whatever machine continues it.
     """
-    task = load_task(chosen.task, data_dir=data_dir, **chosen.task_options)
+    task: Any = load_task(chosen.task, data_dir=data_dir, **chosen.task_options)
     if not isinstance(chosen.trainer, CrossEntropy):
         return *load_model(chosen.model, dtype=chosen.dtype), task
     model, tokenizer = load_classifier(chosen.model, dtype=chosen.dtype)
-    recorded = run_dir is not None and world.on_main((Path(run_dir) / HEAD_FILE).is_file)
-    if recorded:
-        model.set_head(world.on_main(lambda: read_head(run_dir)), Path(run_dir) / HEAD_FILE)
+    head = Path(run_dir) / HEAD_FILE if run_dir is not None else None
+    if head and world.on_main(head.is_file):
+        model.set_head(world.on_main(lambda: read_head(head.parent)), head)
     else:
         train_head(model, tokenizer, task, chosen.boost.batch_size)
     return model, tokenizer, task

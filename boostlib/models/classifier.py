@@ -195,7 +195,7 @@ def features(
         return [row.clone() for row in rows]  # a view would be sent with all that it is a view of
 
     found = torch.stack(world.spread(encoded, read))
-    if keep and world.is_main():
+    if keep and path and world.is_main():
         _write(path, found)
     return found
 

@@ -77,7 +77,7 @@ def embedded_names(generates: bool) -> list[str]:
 def installed_weights(name: str) -> Path | None:
     """The file with the weights of embedded model `name`, or None where its package is not installed."""
     try:
-        path = Path(distribution(EMBEDDED[name].package).locate_file(EMBEDDED[name].weights))
+        path = Path(str(distribution(EMBEDDED[name].package).locate_file(EMBEDDED[name].weights)))
     except PackageNotFoundError:
         return None
     return path if path.is_file() else None

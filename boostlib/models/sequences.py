@@ -51,7 +51,7 @@ def encode_chains(tokenizer, prompt: str, most: int) -> Encoded:
 def encode_examples(subject: Subject, examples: Sequence[Example]) -> list[Encoded]:
     """All examples as tokens, at the length that model and task allow."""
     most = longest(subject.model, subject.tokenizer, subject.task)
-    return [encode_chains(subject.tokenizer, example.prompt, most) for example in examples]
+    return [encode_chains(subject.tokenizer, str(example.prompt), most) for example in examples]
 
 
 def say_what_was_cut(task: LabelTask, split: str, encoded: Sequence[Encoded]) -> int:

@@ -6,8 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from boostlib.tasks.base import Task
-
 
 @dataclass
 class Subject:
@@ -15,5 +13,5 @@ class Subject:
 
     model: nn.Module
     tokenizer: Any
-    task: Task
+    task: Any  # a Task: of texts (TextTask) for a language model, of labels (LabelTask) for a classifier
     on_step: Callable[[dict], None] | None = field(default=None, kw_only=True)

@@ -68,7 +68,7 @@ class Bundle(Ledger):
         """Refused: see the error."""
         raise RunError(f"{self.path} is a bundle, which never changes: continue the run in its directory")
 
-    create = save_v = repair = locked = append
+    create = save_v = repair = locked = append  # type: ignore[assignment]
 
     def verify(self) -> list[Round]:
         """As for a run's directory; every merged round must have its sketch. Returns the rounds."""

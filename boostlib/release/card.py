@@ -83,7 +83,7 @@ def _training(ledger: Ledger, rounds: Sequence[Round]) -> str:
 
 
 def _scores(base: Base, rounds: Sequence[Round]) -> str:
-    last = (list(rounds) or [base])[-1]
+    last = (rounds or (base,))[-1]
     rows = [{"split": "train (trained on)", "n": "", "before": base.train_accuracy, "after": last.train_accuracy}]
     for split, scores in base.metrics.items():
         before, after = np.array(scores.bits()), np.array(last.metrics[split].bits())

@@ -104,7 +104,7 @@ def _outcomes(ledger: Ledger, split: str, examples: Sequence[Example]) -> tuple[
         failing = (set(ledger.failures_after(count)) for count in (0, len(rounds)))
         before, after = ([example.id not in ids for example in examples] for ids in failing)
     else:
-        before, after = (row.metrics[split].bits() for row in (ledger.base, (rounds or [ledger.base])[-1]))
+        before, after = (row.metrics[split].bits() for row in (ledger.base, (rounds or (ledger.base,))[-1]))
     return np.array(before, dtype=bool), np.array(after, dtype=bool)
 
 

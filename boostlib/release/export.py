@@ -122,7 +122,7 @@ def verify_weights(ledger: Ledger, model: nn.Module | None = None) -> pd.DataFra
     of threads explain. Raises RunError where a bundle's sketch says that a round was rebuilt wrongly.
     """
     run = replay_run(ledger, -1, model)
-    found = [("base", ledger.base.weights_fingerprint == run.fingerprint())]
+    found: list[tuple[str | int, bool]] = [("base", ledger.base.weights_fingerprint == run.fingerprint())]
     found += [(row.index, run.fingerprint() == row.weights_fingerprint) for row in each_round(run)]
     words = {True: "bit for bit", False: "not bit for bit"}
     return pd.DataFrame([(name, words[same]) for name, same in found], columns=["round", "weights"]).set_index("round")

@@ -8,7 +8,7 @@ can be read on a telephone.
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -121,8 +121,8 @@ def _class_section(classes: pd.DataFrame | None) -> str:
     if classes is None:
         return "<p>The task was not given, so failures are not split by class here.</p>"
     table = classes.reset_index()
-    gains = [_interval(*row, 3) for row in table[["gain", "low", "high"]].to_numpy()]
-    saved = [_interval(*row, 1) for row in table[["cost saved", "saved low", "saved high"]].to_numpy()]
+    gains = [_interval(row, 3) for row in table[["gain", "low", "high"]].to_numpy()]
+    saved = [_interval(row, 1) for row in table[["cost saved", "saved low", "saved high"]].to_numpy()]
     table = table[["split", "class", "n", "before", "after", "fixed", "broken"]]
     return _table(table.assign(**{"gain (95% interval)": gains, "cost saved (95% interval)": saved}))
 
@@ -182,6 +182,6 @@ def _text(value) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _interval(middle: float, low: float, high: float, digits: int) -> str:
-    one, two, three = (f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}") for value in (middle, low, high))
+def _interval(middle_low_high: Sequence[float], digits: int) -> str:
+    one, two, three = (f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}") for value in middle_low_high)
     return f"{one} ({two} to {three})"

@@ -161,7 +161,7 @@ def decide(
     """The rule on plain numbers: gains (n,) and, by adjacent split, gains (m,): costs, negative where broken."""
     gains = np.asarray(gains, dtype=float)
     gained, lost = float(gains[gains > 0].sum()), float(np.abs(gains[gains < 0]).sum())
-    numbers = {
+    numbers: dict[str, Any] = {
         "net": gained - lost,
         "p_value": sign_flip_p(gains),
         "gained": gained,
@@ -213,10 +213,10 @@ class _Seen:
         """(n,) bool who was right before the round, and with it."""
         if split == "train":
             ids = [example.id for example in self.run.task.split("train")]
-            wrong = (set(self.failures), set(self.tried["failures"]))
-            return tuple(np.array([id not in one for id in ids]) for one in wrong)
+            before, after = set(self.failures), set(self.tried["failures"])
+            return np.array([id not in before for id in ids]), np.array([id not in after for id in ids])
         last = self.run.rounds[-1] if self.run.rounds else self.run.base
-        return tuple(np.array(metrics[split].bits()) for metrics in (last.metrics, self.tried["metrics"]))
+        return np.array(last.metrics[split].bits()), np.array(self.tried["metrics"][split].bits())
 
     def gains(self) -> np.ndarray:
         """(n,) costs over the cases of `value_on` and the guards, negative where broken."""

@@ -164,11 +164,11 @@ class _Set:
             torch.where(self.labels == 1, 0.5 / positive, 0.5 / (1 - positive)) if even else torch.ones(len(examples))
         )
 
-    def tokens(self, rows: Sequence[int]) -> int:
+    def tokens(self, rows: Any) -> int:
         """How many tokens these rows have."""
         return sum(len(self.encoded[i].ids) for i in rows)
 
-    def backward(self, rows: Sequence[int], micro_batch: int) -> float:
+    def backward(self, rows: Any, micro_batch: int) -> float:
         """Gradient of the loss on these rows, added up over micro-batches of like length; returns the loss.
 
         Several processes take a share of the rows each. What a backward pass gives in one of them is N times its share

@@ -72,16 +72,16 @@ def train_head(
         with tqdm(total=mine, desc=f"features {split}", unit="seq", leave=False, disable=hidden) as bar:
             pooled[split] = features(subject, encoded, batch_size, bar.update, keep=True).double().numpy()
     fits = world.on_main(lambda: {C: _fit(pooled["train"], labels["train"], C) for C in PENALTIES})
-    losses = [
+    train_loss, loss = (
         {C: _loss(pooled[split], labels[split], *fit) for C, fit in fits.items()} for split in ("train", validation)
-    ]
-    best = min(PENALTIES, key=losses[1].get)
+    )
+    best = min(PENALTIES, key=lambda C: loss[C])
     weight, bias = fits[best]
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(weight)[None])
         model.head.bias.fill_(bias)
     model.head.requires_grad_(False)
-    return Probe(best, *losses, num_parameters=sum(p.numel() for p in model.head.parameters()), cut=cut)
+    return Probe(best, train_loss, loss, num_parameters=sum(p.numel() for p in model.head.parameters()), cut=cut)
 
 
 def labels_of(examples: Sequence[Example], where: str) -> np.ndarray:

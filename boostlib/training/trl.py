@@ -157,7 +157,7 @@ class FoldingTrainer(GRPOTrainer):
     adapter: TinyLoRA | LoRA | None = None
     generated_tokens = 0
     rollout_batch = 512  # completions sampled together
-    subject: Subject | None = None
+    subject: Subject | Any = None  # set at once
     engine: Any = None  # vLLM's, where it samples: TRL's use_vllm then runs all rows forward once, to correct for it
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):

@@ -158,7 +158,7 @@ def _peft_ranks(peer: Peer, small: OneOfEach, rounds: int) -> tuple[list[int], l
     """Ranks of W - W0 of every shape after one round and after `rounds`; each round is merged into `small`."""
     w0, ranks = small.weights(), []
     for t in range(rounds):
-        wrapped = get_peft_model(small.to(peer.start), peer.config(list(small.names))).double()
+        wrapped = get_peft_model(small.to(peer.start), peer.config(list(small.names))).double()  # type: ignore[operator]
         with torch.no_grad():
             for parameter in wrapped.parameters():
                 if parameter.requires_grad:
@@ -175,7 +175,7 @@ def count_trained(peer: Peer, small: OneOfEach) -> int:
 
     In fp32, as one would train: on fp64 weights PEFT unfreezes AdaLoRA's counter of ranks.
     """
-    wrapped = get_peft_model(small.float(), peer.config(list(small.names)))
+    wrapped = get_peft_model(small.float(), peer.config(list(small.names)))  # type: ignore[operator]
     if peer.shared:
         return _trainable(wrapped)
     return sum(count * _trainable(layer) for count, layer in zip(small.counts, small.layers, strict=True))

@@ -132,7 +132,7 @@ class _Run:
     lengths: Lengths
     retried: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         trainer: Any = self.preset.trainer
         self.generates = isinstance(trainer, GRPO)
         self.e = chosen_dtype(self.preset.dtype, self.device).itemsize

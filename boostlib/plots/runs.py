@@ -53,7 +53,8 @@ def plot_accuracy(groups: Groups, split: str = "test", ax: Axes | None = None, a
 def plot_failures(ledger: Ledger, ax: Axes | None = None) -> Axes:
     """What became of each round's failures: fixed or still wrong, and below zero what the round broke."""
     counts = [(len(row.failures), len(row.fixed), len(row.broken)) for row in finished(ledger)]
-    return plot_outcomes(*zip(*counts, strict=True), ax=ax)
+    failures, fixed, broken = zip(*counts, strict=True)
+    return plot_outcomes(failures, fixed, broken, ax)
 
 
 def plot_rewards(ledger: Ledger, ax: Axes | None = None) -> Axes:
@@ -110,7 +111,7 @@ def plot_outcomes(failures: Sequence[int], fixed: Sequence[int], broken: Sequenc
     ax.bar(x, np.negative(broken), color=BROKEN)
     ax.axhline(0, color="black", lw=0.8)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{abs(y):g}"))
-    k = max((i for i in x if fixed[i] or broken[i]), default=-1)  # the last round that has bars to name
+    k = max((i for i in range(len(x)) if fixed[i] or broken[i]), default=-1)  # the last round that has bars to name
     still = ("still wrong", fixed[k] + left[k] / 2, "#707070")
     ends = [still, ("fixed", fixed[k] / 2, FIXED), ("broken", -broken[k] / 2, BROKEN)]
     return by_number(ax, "round", "training examples", ends)

@@ -9,6 +9,7 @@ Conventions:
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,8 +28,8 @@ SIZE = (3.3, 2.3)  # inches
 
 def use_style() -> None:
     """Set fonts, colours and spines for every figure made from here on: seaborn's theme for papers, in 8 points."""
-    settings = {"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "lines.linewidth": 1.6}
-    settings |= {"patch.force_edgecolor": False, "figure.figsize": SIZE, "figure.dpi": 100}
+    settings: dict[str, Any] = {"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8}
+    settings |= {"lines.linewidth": 1.6, "patch.force_edgecolor": False, "figure.figsize": SIZE, "figure.dpi": 100}
     settings |= {"figure.constrained_layout.use": True, "svg.hashsalt": "boostlib"}
     sns.set_theme("paper", "ticks", COLORS, "DejaVu Sans", font_scale=8 / 9.6, rc=settings)
 

@@ -15,7 +15,8 @@ The charge is a matter of composition, which a linear probe can read off mean-po
 order, which it cannot. Every split is half binders. No two chains share a CDR-H3, in one split or across splits; the
 frameworks are few, as in any antibody repertoire, so sequence identity between splits is high all the same.
 
-Departures: none from a paper. The rule and the data's hash (see tests/tasks/test_binding.py) were fixed before any tuning.
+Departures: none from a paper. The rule and the data's hash (see tests/tasks/test_binding.py) were fixed before any
+tuning.
 """
 
 from collections.abc import Iterator

@@ -80,7 +80,7 @@ def train(run: Run, failures: Sequence[str], adapter: TinyLoRA, choice: dict) ->
     """Train the adapter on the failures, or take up what a killed process had trained already."""
     index, start = adapter.round, time.perf_counter()
     recorded = run.ledger.load_v(index)
-    if recorded is not None:
+    if recorded is not None and recorded[0].shape == adapter.v.shape:
         adapter.v.data.copy_(recorded[0])
         return Training.restored(recorded[1])
     accuracy = (run.rounds[-1] if index else run.base).train_accuracy

@@ -20,7 +20,7 @@ from pathlib import Path
 from torch import nn
 
 from boostlib.adapter import TinyLoRA
-from boostlib.common.errors import DataError
+from boostlib.common.errors import BoostError
 from boostlib.config import BoostConfig, circumstances, round_seed
 from boostlib.evaluation.scoring import base_row, fixed_and_broken, score_splits, unchanged
 from boostlib.records.rows import Round, Training
@@ -65,12 +65,12 @@ def boost(
 
 
 def begin(run: Run) -> None:
-    """Evaluate and record the untrained model; one that will not do leaves no run behind."""
+    """Evaluate and record the untrained model; one that cannot be, or will not do, leaves no run behind."""
     run.progress.at("evaluating the untrained model")
-    base = base_row(run, run.fingerprint(), run.progress.shown)
     try:
+        base = base_row(run, run.fingerprint(), run.progress.shown)
         run.choices.merging.begin(run, base)
-    except DataError:
+    except BoostError:
         run.ledger.discard()
         raise
     run.ledger.append(base)

@@ -134,7 +134,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         **({"processes": str(world.size())} if world.size() > 1 else {}),
         "python": sys.version.split()[0],
-        **{library: _version(library) for library in libraries},
+        **{library: installed_version(library) for library in libraries},
     }
 
 
@@ -144,7 +144,8 @@ def circumstances(basis: SVDBasis, rank: int, device: torch.device) -> str:
     return fingerprint_json([basis.hash(rank), *(where[key] for key in LAST_BITS)])[:16]
 
 
-def _version(library: str) -> str:
+def installed_version(library: str) -> str:
+    """Its version, or "not installed"."""
     try:
         return version(library)
     except PackageNotFoundError:  # run from a clone without installing it

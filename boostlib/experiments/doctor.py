@@ -9,7 +9,6 @@ import shutil
 import threading
 import urllib.error
 import urllib.request
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -18,6 +17,7 @@ from huggingface_hub import constants
 
 from boostlib.common.errors import ModelError
 from boostlib.common.stable import cache_dir
+from boostlib.config import installed_version
 from boostlib.evaluation.vllm import INSTALL
 from boostlib.experiments.memory import GB, estimate, remedy
 from boostlib.experiments.presets import CODE, MATH, PROTEIN, Preset
@@ -48,23 +48,16 @@ def _versions() -> list[Row]:
     packages = ("boostlib", "torch", "transformers", "trl", "peft")
     return [
         ("python", platform.python_version(), ""),
-        *((package, _version(package), "") for package in packages),
+        *((package, installed_version(package), "") for package in packages),
         _vllm(),
     ]
 
 
 def _vllm() -> Row:
-    found = _version("vllm")
+    found = installed_version("vllm")
     if found == "not installed":
         return "vllm", found, f"optional, for rollouts and evaluation on a GPU: `{INSTALL}`"
     return "vllm", found, "" if default_device().type == "cuda" else "it needs a GPU, and torch sees none here"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _device() -> list[Row]:

@@ -13,8 +13,9 @@ from boostlib.experiments import doctor as doctor_module
 from boostlib.experiments.doctor import doctor, print_doctor
 from boostlib.experiments.memory import estimate, remedy
 from boostlib.experiments.presets import MATH
+from boostlib.models import embedded
 from boostlib.models.embedded import EMBEDDED, convert, embedded_models, fetch, installed_weights
-from boostlib.models.language import default_device, default_dtype, embedded, load_model
+from boostlib.models.language import default_device, default_dtype, load_model
 from boostlib.sandbox import probe_isolation
 
 needs_smollm2 = pytest.mark.skipif(
@@ -280,7 +281,7 @@ def test_doctor_says_what_there_is(capsys):
     [("not installed", "cuda", "pip install 'trl[vllm]'"), ("0.31.0", "cpu", "needs a GPU"), ("0.31.0", "cuda", "")],
 )
 def test_doctor_says_whether_vllm_can_be_used(monkeypatch, found, device, said):
-    monkeypatch.setattr(doctor_module, "_version", lambda package: found)
+    monkeypatch.setattr(doctor_module, "installed_version", lambda package: found)
     monkeypatch.setattr(doctor_module, "default_device", lambda: torch.device(device))
     what, value, advice = doctor_module._vllm()
     assert (what, value) == ("vllm", found) and said in advice and bool(advice) == bool(said)

@@ -16,9 +16,8 @@ as it is decoded, if its numbers are written down in so many bits: 32 each, as t
 
 Why the prior may be used: it, the basis (a function of W0) and P (of the seed) are fixed before the training problems
 are drawn, and the blocks of "rotate" and "top" depend on the round alone. What the data choose has to be paid for with
-the logarithm of the number of choices: sigma from a grid, which rounds were merged (`which_nats`), the plan of a
-strategy that looks at gradients (`plan_nats`). A head fitted to the training split is not paid for, so such runs are
-refused.
+the logarithm of the number of choices: sigma from a grid, and which rounds were merged (`which_nats`). What is not paid
+for is refused: the plan of a strategy that looks at gradients, and a head fitted to the training split.
 
 Problems that are drawn together (the demo's 7 + 5 and 5 + 7) are not independent: where up to g come together, sums are
 dominated by those of n / g independent ones (convexity), so n / g takes the place of n (together=2 for `arithmetic`).
@@ -75,13 +74,6 @@ def occam_nats(bits: float, delta: float) -> float:
     return bits * math.log(2) + math.log(1 / _checked(delta))
 
 
-def plan_nats(groups: int, rounds: int, blocks: int, candidates: int) -> float:
-    """ln(number of plans): each round, each group takes one of its unused blocks and one of the candidates for P."""
-    if rounds > blocks:
-        raise BoostError(f"{rounds} rounds cannot take disjoint blocks of {blocks}: give a basis of more directions")
-    return groups * sum(math.log((blocks - t) * candidates) for t in range(rounds))
-
-
 def which_nats(rounds: Sequence[Round]) -> float:
     """-ln(prior of these rounds' pattern of merged and not): 1/2 for all merged, 1/2 shared by the 2^t patterns."""
     return (1 if all(row.merged for row in rounds) else len(rounds) + 1) * math.log(2)
@@ -106,17 +98,8 @@ def gap_bound(nats: float, n: int, error: float | None = None) -> float:
     return min(1.0, math.sqrt(nats / (2 * n))) if error is None else kl_inverse(error, nats / n) - error
 
 
-def problems_needed(nats: float, gap: float) -> int:
-    """Training problems for Pinsker's form to promise `gap`, with nats as they are."""
-    return math.ceil(nats / (2 * gap**2))
-
-
 def gap_table(
-    ledger: Ledger,
-    sigmas: Sequence[float] = (0.03, 0.1),
-    delta: float = 0.05,
-    choices: float = 0.0,
-    together: int = 1,
+    ledger: Ledger, sigmas: Sequence[float] = (0.03, 0.1), delta: float = 0.05, together: int = 1
 ) -> pd.DataFrame:
     """Bounds and the measured gap after 0, 1, ... rounds; nothing is run.
 
@@ -128,13 +111,12 @@ def gap_table(
     "train" and "gap" (train minus test accuracy) are of the run as it was, without noise: "occam" alone bounds that
     gap, and says nothing where it is at least "train". "low" and "high": the gap's interval at 1 - delta for the true
     accuracy, exact for independent problems (Clopper-Pearson), one row at a time. "v": |v| over the rounds so far,
-    "numbers" how many. choices: nats to pay on top (`plan_nats`) of which rounds were merged (`which_nats`). together:
-    how many training problems at most were drawn together. Rounds whose
-    training accuracy is an estimate (`Round.whole`) have no row.
+    "numbers" how many. Which rounds were merged is paid for (`which_nats`). together: how many training problems at
+    most were drawn together. Rounds whose training accuracy is an estimate (`Round.whole`) have no row.
 
-    Raises BoostError for a run whose plan or head came from the training data and was not paid for.
+    Raises BoostError for a run whose plan or head came from the training data.
     """
-    require_fixed_before_the_data(ledger, choices)
+    require_fixed_before_the_data(ledger)
     n, rounds, rows, square, numbers = train_size(ledger) // together, ledger.rounds, [], 0.0, 0
     for t, row in enumerate((ledger.base, *rounds)):
         if isinstance(row, Round) and row.merged:
@@ -142,7 +124,7 @@ def gap_table(
             square, numbers = square + float(v.double().square().sum()), numbers + v.numel()
         if isinstance(row, Round) and not row.whole:
             continue
-        share, paid = delta / ((t + 1) * (t + 2)), choices + which_nats(rounds[:t])
+        share, paid = delta / ((t + 1) * (t + 2)), which_nats(rounds[:t])
         pac = [pac_bayes_nats(gaussian_kl(square, s) + paid, n, share / len(sigmas)) for s in sigmas]
         occam = gap_bound(occam_nats(BITS * numbers, share) + paid, n, 1 - row.train_accuracy)
         measured = _measured_gap(row, 1 - delta)
@@ -158,17 +140,15 @@ def _measured_gap(row: Base | Round, level: float) -> tuple[float, float, float]
     return row.train_accuracy - scores.accuracy, row.train_accuracy - ends.high, row.train_accuracy - ends.low
 
 
-def noisy_scores(
-    ledger: Ledger, subject: Subject, sigma: float, draws: Sequence[int] = (0, 1), choices: float = 0.0
-) -> pd.DataFrame:
+def noisy_scores(ledger: Ledger, subject: Subject, sigma: float, draws: Sequence[int] = (0, 1)) -> pd.DataFrame:
     """Accuracy on the training problems and on "test", one row a draw of the noise; the model ends untrained.
 
     subject: with the run's untrained model, or the one that `boost` gave back. draws: numbers of draws, each another
-    noise. Columns: sigma, draw, n (training problems), kl, nats (of a single draw, see above), choices (nats: those
-    given, as `plan_nats`, and `which_nats` of the run), train, test. Raises RunError where the task holds problems that
-    are not the run's, BoostError for a run whose plan or head came from the training data and was not paid for.
+    noise. Columns: sigma, draw, n (training problems), kl, nats (of a single draw, see above), choices (`which_nats` of
+    the run), train, test. Raises RunError where the task holds problems that are not the run's, BoostError for a run
+    whose plan or head came from the training data.
     """
-    require_fixed_before_the_data(ledger, choices)
+    require_fixed_before_the_data(ledger)
     model, tokenizer, task = subject.model, subject.tokenizer, subject.task
     for name in ("train", "test"):
         if data_hash(task, name) != ledger.header["identity"]["data"].get(name):
@@ -179,8 +159,7 @@ def noisy_scores(
     adapters, rows = list(rebuilt_rounds(ledger, run.basis, run.config.adapter, len(run.rounds))), []
     recorded = [one.v.detach().clone() for one in adapters]
     kl = gaussian_kl(sum(float(v.double().square().sum()) for v in recorded), sigma)
-    choices += which_nats(ledger.rounds)
-    batch = ledger.header["identity"]["batch_size"]
+    choices, batch = which_nats(ledger.rounds), ledger.header["identity"]["batch_size"]
     try:
         for draw in draws:
             nats = kl + sum(_shake(one, v, sigma, draw) for one, v in zip(adapters, recorded, strict=True))
@@ -199,35 +178,34 @@ def _shake(adapter: TinyLoRA, v: torch.Tensor, sigma: float, draw: int) -> float
     return float((v.double() * eps).sum()) / sigma
 
 
-def certify(scores: pd.DataFrame, delta: float = 0.05, choices: float = 0.0, together: int = 1) -> pd.DataFrame:
+def certify(scores: pd.DataFrame, delta: float = 0.05, together: int = 1) -> pd.DataFrame:
     """`noisy_scores` with what is promised of each draw's model: single-draw bounds, all rows together at 1 - delta.
 
     Adds "gap" (train minus test), "pinsker" and "tight" (bounds on train minus true accuracy, the second by the inverse
-    of kl) and "at least" (the true accuracy that is promised). The column "choices" is paid for; choices: nats on top
-    of it, as ln((T + 1)(T + 2)) where the number T of rounds was chosen after looking. together: as in `gap_table`.
-    Raises BoostError for a table without "choices".
+    of kl) and "at least" (the true accuracy that is promised). The column "choices" is paid for, that the number of
+    rounds was chosen after looking is not. together: as in `gap_table`. Raises BoostError without the column.
     """
     if "choices" not in scores:
         raise BoostError('these scores have no column "choices": make them anew with noisy_scores, it says what to pay')
     share, rows = delta / len(scores), []
     for row in scores.to_dict("records"):
         n, error = row["n"] // together, 1 - row["train"]
-        nats = max(0.0, pac_bayes_nats(row["nats"] + row["choices"] + choices, n, share))
+        nats = max(0.0, pac_bayes_nats(row["nats"] + row["choices"], n, share))
         at_least = 1 - kl_inverse(error, nats / n)
         rows.append((row["train"] - row["test"], gap_bound(nats, n), row["train"] - at_least, at_least))
     return scores.join(pd.DataFrame(rows, columns=["gap", "pinsker", "tight", "at least"], index=scores.index))
 
 
-def require_fixed_before_the_data(ledger: Ledger, choices: float) -> None:
-    """Raises BoostError where the training data gave a run its head, or its plan and `choices` (nats) is 0."""
+def require_fixed_before_the_data(ledger: Ledger) -> None:
+    """Raises BoostError where the training data gave a run its head or its plan."""
     adapter = ledger.header["identity"]["adapter"]
     if not isinstance(adapter, dict):
         raise BoostError(f"{ledger.dir} trained {adapter}: these bounds are about adapters of a few numbers")
     if has_head(ledger):
         raise BoostError(f"{ledger.dir} has a head fitted to the training split, which no bound here pays for")
-    if adapter["strategy"] not in FIXED and not choices:
+    if adapter["strategy"] not in FIXED:
         raise BoostError(
-            f"{ledger.dir} chose its plan from the data ({adapter['strategy']}): pass choices=plan_nats(...)"
+            f"{ledger.dir} chose its plan from the data ({adapter['strategy']}), which is not paid for here"
         )
 
 

@@ -5,7 +5,6 @@ Tables and figures are made of these. Measurements say in every row where and wh
 
 import re
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -95,32 +94,15 @@ def measured(folder: str | Path, run: str, what: str) -> pd.DataFrame:
     return pd.read_csv(Path(folder) / f"{run}-{what}.csv")
 
 
-def save_measured(table: pd.DataFrame, path: str | Path, device: torch.device, keys: Sequence[str]) -> Path:
-    """Write `table` with the columns device, date and torch in every row; `measured` reads it.
+def save_measured(table: pd.DataFrame, path: str | Path, device: torch.device) -> Path:
+    """Write `table`, six significant digits, with the columns device, date and torch in every row; `measured` reads it.
 
-    Six significant digits. Rows that are there already are kept, in front. keys: the columns that tell one measurement
-    from another, as ("run", "seed", "sigma", "draw").
-
-    Raises BoostError, and writes nothing, where the file has other columns, or where two rows, of the file or new,
-    agree as written in all of `keys`: no measurement is made twice and kept twice.
+    Raises BoostError where the file exists: no measurement is replaced by another.
     """
     path, where = Path(path), environment(device)
-    rows = table.assign(**{key: where[key] for key in ("device", "date", "torch")})
-    text = rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    new, fresh = _as_written(StringIO(text)), not path.exists()
-    old = new[:0] if fresh else _as_written(path)
-    if list(old) != list(new):
-        raise BoostError(f"{path} has the columns {list(old)} and these rows have {list(new)}: write to another file")
-    both = pd.concat([old, new])
-    twice = both[both.duplicated(list(keys))]
-    if len(twice):
-        first = ", ".join(f"{key}={twice.iloc[0][key]}" for key in keys)
-        raise BoostError(f"{path} would hold {first} twice: write to another file, or leave that row out")
+    if path.exists():
+        raise BoostError(f"{path} exists already: write to another file, so that no measurement is lost")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="") as file:
-        file.write(text if fresh else text.split("\n", 1)[1])
+    rows = table.assign(**{key: where[key] for key in ("device", "date", "torch")})
+    rows.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
     return path
-
-
-def _as_written(source) -> pd.DataFrame:
-    return pd.read_csv(source, dtype=str, keep_default_na=False)

@@ -12,8 +12,10 @@ is no number, and a number in quotes is none.
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import fields
+from os import PathLike
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -32,6 +34,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True, descri
 AtLeastZero = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True, description="a number of at least 0")]
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False, strict=True, description="above 0 and below 1")]
 Flag = Annotated[bool, Field(strict=True, description="True or False")]
+AnyPath = str | PathLike
 Name = Annotated[str, Field(min_length=1, strict=True, description="a text that is not empty")]
 Names = Annotated[tuple[Name, ...], Field(strict=True, description='a tuple of texts, such as ("test",)')]
 
@@ -44,7 +47,7 @@ def checked(settings: type[T]) -> type[T]:
     own = getattr(settings, "__post_init__", None)
 
     def check(self) -> None:
-        for name, kind in _kinds(type(self)):  # type: ignore[arg-type]
+        for name, kind in kinds(type(self)):  # type: ignore[arg-type]
             value = getattr(self, name)
             object.__setattr__(self, name, valid(f"{type(self).__name__}({name}=", value, kind))
         if own:
@@ -71,6 +74,14 @@ def checks(function: Callable[..., T]) -> Callable[..., T]:
 
 def valid(where: str, value: Any, kind: Any) -> Any:
     """`value`, as it is kept. Raises BoostError where it is not of `kind`; where: "Class(field=", for the message."""
+    kept, wanted = judged(value, kind)
+    if wanted:
+        raise BoostError(f"{where}{short(kept)}): must be {wanted}")
+    return kept
+
+
+def judged(value: Any, kind: Any) -> tuple[Any, str]:
+    """(`value` as it is kept, what it should be where it is not of `kind`, else "")."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, list) and "tuple" in str(kind):
@@ -78,9 +89,17 @@ def valid(where: str, value: Any, kind: Any) -> Any:
     try:
         _judge(value, kind)
     except (ValidationError, TypeError):
-        shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:76]}..."
-        raise BoostError(f"{where}{shown}): must be {_wanted(kind)}") from None
-    return value
+        return value, _wanted(kind)
+    return value, ""
+
+
+def short(value: Any, most: int = 80) -> str:
+    """`value` as a message shows it, on one line."""
+    try:
+        shown = repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        return f"a number of more than {sys.get_int_max_str_digits()} digits"
+    return shown if len(shown) < most else f"{shown[: most - 4]}..."
 
 
 def _judge(value: Any, kind: Any) -> None:
@@ -96,7 +115,8 @@ def _judge(value: Any, kind: Any) -> None:
 
 
 @functools.cache
-def _kinds(settings: type) -> list[tuple[str, Any]]:
+def kinds(settings: type) -> list[tuple[str, Any]]:
+    """(name, annotation) of each field that is given when an object is made."""
     hints = get_type_hints(settings, include_extras=True)
     return [(field.name, hints[field.name]) for field in fields(settings) if field.init]
 

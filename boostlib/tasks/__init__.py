@@ -1,11 +1,11 @@
 """Tasks: data, prompt, extraction and score of one data set, a file each. See `base.py` for what they share."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from boostlib.common.errors import BoostError
+from boostlib.common.settings import AnyPath, short, valid
 from boostlib.tasks.arithmetic import Arithmetic
 from boostlib.tasks.base import Example, LabelTask, Score, SplitTask, Task, TextTask
 from boostlib.tasks.binding import Binding
@@ -26,7 +26,7 @@ TASKS: dict[str, type[SplitTask]] = {task.name: task for task in (*TEXTS, Synthe
 
 def load_task(
     name: str,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: AnyPath | None = None,
     limits: Mapping[str, int] | None = None,
     **settings: Any,
 ) -> SplitTask:
@@ -38,12 +38,14 @@ def load_task(
     Raises BoostError for an unknown task or setting, listing the known ones, or a value out of range; DataError for a
     limit on a split that is not there.
     """
-    if name not in TASKS:
-        raise BoostError(f"unknown task '{name}'; known: {', '.join(TASKS)}")
+    if not isinstance(name, str) or name not in TASKS:
+        raise BoostError(f"unknown task {short(name)}; known: {', '.join(TASKS)}")
+    valid(f"load_task({name!r}, data_dir=", data_dir, AnyPath | None)
     task = TASKS[name]
     known = [field.name for field in fields(task) if field.init and field.name not in ("limits", "data_dir")]
     unknown = [setting for setting in settings if setting not in known]
     if unknown:
         raise BoostError(f"{name} has no setting '{unknown[0]}'; its settings: {', '.join(sorted(known))}")
     folder = {"data_dir": data_dir} if any(field.name == "data_dir" for field in fields(task)) else {}
-    return task(limits=dict(limits or {}), **folder, **settings)
+    limits = {} if limits is None else dict(limits) if isinstance(limits, Mapping) else limits
+    return task(limits=limits, **folder, **settings)

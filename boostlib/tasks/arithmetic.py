@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
+from boostlib.common.settings import Count
 from boostlib.tasks.answers import numbers_in
 from boostlib.tasks.base import Example, Score
 from boostlib.tasks.generated import GeneratedTask, deal
@@ -33,7 +34,7 @@ class Arithmetic(GeneratedTask):
     """Its settings are those of `GeneratedTask`. Raises BoostError for sizes that the operands' ranges cannot fill."""
 
     name: ClassVar[str] = "arithmetic"
-    max_new_tokens: int = 4
+    max_new_tokens: Count = 4
 
     def load_split(self, name: str) -> list[Example]:
         examples = []

@@ -14,16 +14,21 @@ except those declared with `compare=False` (paths).
 """
 
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
+
+from pydantic import Field
 
 from boostlib.common.errors import BoostError, DataError
+from boostlib.common.settings import AnyPath, Count, Whole, judged, kinds, short
 from boostlib.common.stable import philox, stable_seed
 
 Prompt = str | list[dict[str, str]]
+Limits = Annotated[
+    Mapping[str, Count], Field(description='a mapping of splits to whole numbers of at least 1, such as {"train": 500}')
+]
 
 
 @dataclass(frozen=True)
@@ -71,20 +76,25 @@ class SplitTask(ABC):
     """Base of the tasks here: checks and cuts what `load_split` gives.
 
     `limits` maps a split to the most examples it keeps, as in `limits={"train": 500}`: see `cut`.
-    A subclass sets `name`, `splits`, and defines `load_split`.
+    A subclass sets `name`, `splits`, and defines `load_split`. Fields are checked by their annotations
+    (see common/settings.py), those of a subclass too.
 
     Raises BoostError for a setting that is not of its type, and DataError for a limit on a split that is not there.
     """
 
     name: ClassVar[str]
     splits: ClassVar[tuple[str, ...]]
-    limits: Mapping[str, int] = field(default_factory=dict)
+    limits: Limits = field(default_factory=dict)
     _loaded: dict[str, list[Example]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for split, most in self.limits.items():
+        for option, kind in kinds(type(self)):  # type: ignore[arg-type]
+            value, wanted = judged(getattr(self, option), kind)
+            if wanted:
+                raise BoostError(f"{self.name}: {option} must be {wanted}, not {short(value)}")
+            object.__setattr__(self, option, value)
+        for split in self.limits:
             self._require_split(split)
-            self._require_count(f"limits[{split!r}]", most, least=1)
 
     @abstractmethod
     def load_split(self, name: str) -> list[Example]:
@@ -110,21 +120,13 @@ class SplitTask(ABC):
         if name not in self.splits:
             raise DataError(f"{self.name} has no split '{name}'; its splits: {', '.join(self.splits)}")
 
-    def _require_count(self, option: str, value: Any, least: int = 0) -> None:
-        if type(value) is not int or value < least:
-            raise BoostError(f"{self.name}: {option} must be a whole number of at least {least}, not {value!r}")
-
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(SplitTask):
     """Base of tasks that a language model answers in text: a subclass also gives `max_new_tokens` and `score`."""
 
     stop: ClassVar[str | None] = None  # a completion ends where this regular expression first matches
-    max_new_tokens: int
-
-    def __post_init__(self) -> None:
-        self._require_count("max_new_tokens", self.max_new_tokens, least=1)
-        super().__post_init__()
+    max_new_tokens: Count
 
     @abstractmethod
     def score(self, completion: str, example: Example) -> Score:
@@ -142,13 +144,9 @@ class DevTask(TextTask):
     `instruction` follows each question. A subclass gives `load_published`, for "train" and "test".
     """
 
-    dev: int = 500
+    dev: Whole = 500
     instruction: str
-    data_dir: str | os.PathLike | None = field(default=None, compare=False)
-
-    def __post_init__(self) -> None:
-        self._require_count("dev", self.dev)
-        super().__post_init__()
+    data_dir: AnyPath | None = field(default=None, compare=False)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -174,12 +172,7 @@ class LabelTask(SplitTask):
     max_length: most tokens of all chains and their separators; None: the model's limit, at most 1,024.
     """
 
-    max_length: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_length is not None:
-            self._require_count("max_length", self.max_length, least=8)
-        super().__post_init__()
+    max_length: Annotated[int, Field(ge=8, strict=True, description="a whole number of at least 8")] | None = None
 
 
 def user_message(text: str) -> Prompt:

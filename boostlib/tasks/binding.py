@@ -14,17 +14,18 @@ Bad rows are named, with the letter or the value at fault, before anything is tr
 """
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import numpy as np
+from pydantic import Field
 
 from boostlib.common.errors import BoostError, DataError
+from boostlib.common.settings import AnyPath, Name, Positive, Seed
 from boostlib.tasks.base import Example, LabelTask
 from boostlib.tasks.chains import read_chains
 from boostlib.tasks.clusters import clusters, split_by_cluster, warn_of_shared
@@ -34,8 +35,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SOURCE = Source("ppb_affinity/filtered.csv", "proteinea/ppb_affinity", "train", hub_file="filtered.csv")
+Similarity = Annotated[
+    float, Field(gt=0, le=1, allow_inf_nan=False, strict=True, description="a number above 0 and at most 1")
+]
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 SPELLINGS = {"val": "validation", "valid": "validation", "dev": "validation"}
+OPTIONAL = {"complex_id": "PDB", "split_column": "split"}  # columns that a file may lack, unless they are named
 LABELS = {"1": "1", "0": "0", "true": "1", "false": "0", "yes": "1", "no": "0"}
 
 
@@ -46,30 +51,32 @@ class Binding(LabelTask):
     label: a column of 0 and 1 to use instead of `kd`. threshold: in nM. similarity: from which on two rows of a file
     without a split must stay together. seed: of that split.
 
-    Raises DataError for missing columns, bad rows, a split without rows or with one class alone.
+    Raises BoostError for a column that is named for two things; DataError for missing columns, bad rows, a split
+    without rows or with one class alone.
     """
 
     name: ClassVar[str] = "binding"
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
-    threshold: float = 100.0
-    ligand: str = "Ligand Sequences"
-    receptor: str | None = "Receptor Sequences"
-    kd: str = "KD(M)"
-    label: str | None = None
-    complex_id: str = "PDB"
-    split_column: str = "split"
-    similarity: float = 0.5
-    seed: int = 0
-    file: str | os.PathLike | None = field(default=None, compare=False)
-    data_dir: str | os.PathLike | None = field(default=None, compare=False)
+    threshold: Positive = 100.0
+    ligand: Name = "Ligand Sequences"
+    receptor: Name | None = "Receptor Sequences"
+    kd: Name = "KD(M)"
+    label: Name | None = None
+    complex_id: Name = "PDB"
+    split_column: Name = "split"
+    similarity: Similarity = 0.5
+    seed: Seed = 0
+    file: AnyPath | None = field(default=None, compare=False)
+    data_dir: AnyPath | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        for option in ("threshold", "similarity"):
-            value = getattr(self, option)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise BoostError(f"binding: {option} must be a positive number, not {value!r}")
-        self._require_count("seed", self.seed)
         super().__post_init__()
+        options = ("ligand", "receptor", "label" if self.label else "kd", "split_column")
+        columns = [(option, getattr(self, option)) for option in options]
+        for place, (option, column) in enumerate(columns):
+            same = next((other for other, name in columns[:place] if column is not None and name == column), None)
+            if same:
+                raise BoostError(f"binding: {option} and {same} are both {column!r}: name a column for each")
 
     def load_split(self, name: str) -> list[Example]:
         examples = [example for example, split in self._placed if split == name]
@@ -93,6 +100,7 @@ class Binding(LabelTask):
         if self.file is not None and not Path(self.file).is_file():
             raise DataError(f"binding: file {str(self.file)!r} does not exist")
         rows = read_file(self.file, columns) if self.file is not None else load_rows(SOURCE, (), self.data_dir)
+        columns += [getattr(self, option) for option, usual in OPTIONAL.items() if getattr(self, option) != usual]
         missing = [column for column in columns if column not in rows[0]]
         if missing:
             raise DataError(f"binding: no column {', '.join(map(repr, missing))}; found: {', '.join(rows[0])}")
@@ -116,8 +124,8 @@ class Binding(LabelTask):
                 raise DataError(f"row {number}: {self.label} is {row[self.label]!r}; known: {', '.join(LABELS)}")
             return LABELS[given]
         try:
-            kd = float(row[self.kd])
-        except (TypeError, ValueError):
+            kd = float(str(row[self.kd]).replace("_", "?"))  # Python reads 1_0 as 10
+        except ValueError:
             kd = float("nan")
         if not 0 < kd < float("inf"):
             raise DataError(

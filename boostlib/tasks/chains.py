@@ -14,6 +14,11 @@ from boostlib.common.errors import DataError
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 LETTERS = frozenset(AMINO_ACIDS + "XBZUO")
+# what tables write where a chain is missing and whose letters could be a peptide's
+MISSING = frozenset(
+    ("NA", "NAN", "NAT", "NONE", "NULL", "NIL", "INF", "EMPTY", "BLANK", "VOID", "MISSING", "UNKNOWN", "UNDEFINED",
+     "UNAVAILABLE", "NOTAVAILABLE", "NOTFOUND", "ABSENT", "TBD", "TBA", "PENDING", "FALSE", "TRUE")
+)  # fmt: skip
 
 
 def split_prompt(prompt: str) -> list[str]:
@@ -24,20 +29,25 @@ def split_prompt(prompt: str) -> list[str]:
 def read_chains(text: str, where: str) -> str:
     """The comma-separated chains of one side without blanks, in upper case.
 
-    Raises DataError, beginning with `where`, for an empty chain or a letter that is no amino acid.
+    Raises DataError, beginning with `where`, for an empty chain, a letter that is no amino acid, or a word such as
+    "nan" that stands for a missing chain (a peptide of these letters is refused with it).
     """
-    chains = ["".join(chain.split()).upper() for chain in text.split(",")]
+    chains = ["".join(chain.split()) for chain in text.split(",")]
     if not all(chains):
         missing = "no chain at all" if not any(chains) else f"chain {chains.index('') + 1} of {len(chains)} is empty"
         raise DataError(f"{where}: {missing}; give amino acids such as EVQLVESGG, chains parted by one comma")
     for number, chain in enumerate(chains, 1):
+        if chain.upper() in MISSING or set(chain.upper()) == {"X"}:
+            raise DataError(
+                f"{where}: chain {number} is {chain!r}, which stands for a missing one: remove the row or give it"
+            )
         for place, letter in enumerate(chain, 1):
-            if letter not in LETTERS:
+            if not letter.isascii() or letter.upper() not in LETTERS:
                 raise DataError(
                     f"{where}: {letter!r}, residue {place} of chain {number}, is no amino acid; "
                     f"known: {AMINO_ACIDS}, and X, B, Z, U, O"
                 )
-    return ",".join(chains)
+    return ",".join(chains).upper()
 
 
 def cut_evenly(chains: Sequence[str], most: int) -> list[str]:

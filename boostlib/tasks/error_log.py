@@ -24,23 +24,34 @@ user's own.
 """
 
 import builtins
-import os
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from boostlib.common.errors import BoostError, DataError
+from boostlib.common.settings import AnyPath, Count, Name, Positive
 from boostlib.common.stable import fingerprint_json
 from boostlib.sandbox import CodeTask, TaskError
 from boostlib.tasks.answers import as_number, same_answer
 from boostlib.tasks.base import Example, Score
 from boostlib.tasks.gsm8k import extract
-from boostlib.tasks.log_rows import SPLITS, check_rows, complain, is_cost, read_log, scoring
+from boostlib.tasks.log_rows import SPLITS, check_rows, complain, expected_text, read_log, scoring
 from boostlib.tasks.programs import ProgramTask, defined_names, imported_names, imports_of, used_names
 from boostlib.tasks.rows import Row
+
+Costs = Annotated[
+    Mapping[Name, Positive], Field(description='a mapping such as {"sums": 5}; a cost is a positive number')
+]
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)  # Thai, Lao, Burmese, Khmer, Chinese, Japanese
+_HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,27 +76,24 @@ class ErrorLog(ProgramTask):
     """
 
     name: ClassVar[str] = "error_log"
-    path: str | os.PathLike | None = field(default=None, compare=False)
+    path: AnyPath | None = field(default=None, compare=False)
     stop: str | None = None  # type: ignore[misc]  # a setting here, fixed in the classes above
-    max_new_tokens: int = 64
-    costs: Mapping[str, float] = field(default_factory=dict)
+    max_new_tokens: Count = 64
+    costs: Costs = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         try:
             re.compile(self.stop or "")
         except re.error as error:
             raise BoostError(f"error_log: stop={self.stop!r} is no regular expression: {error}") from error
-        bad = {name: cost for name, cost in self.costs.items() if not is_cost(cost)}
         known = sorted({case.kind for case in self.cases if case.kind})
         unknown = [name for name in self.costs if name not in known]
-        if bad:
-            raise BoostError(f"error_log: costs={bad}: a cost is a positive number")
         if unknown:
             raise BoostError(
                 f"error_log: costs names {', '.join(map(repr, unknown))}, and no case of {self.path} is of that class; "
                 f"its classes: {', '.join(map(repr, known)) or 'none'}"
             )
-        super().__post_init__()
 
     @cached_property
     def cases(self) -> list[Case]:
@@ -166,7 +174,7 @@ def to_case(row: Row, costs: Mapping[str, float]) -> Case:
         "cost": float(row.get("cost", costs.get(kind, 1.0))),
     }
     if how != "code":
-        return Case(answer=str(row["expected"]), **common)
+        return Case(answer=expected_text(row), **common)
     tests = row["tests"] if isinstance(row["tests"], str) else "\n".join(row["tests"])
     reference = row.get("reference") or ""
     return Case(answer=tests, reference=reference, check=to_check(tests, reference), **common)
@@ -187,8 +195,10 @@ def to_check(tests: str, reference: str = "") -> CodeTask:
 
 
 def score_exact(text: str, expected: str) -> Score:
-    """Correct: the same but for spaces and line ends. Strict: the same, apart from both ends."""
-    return Score(text.split() == expected.split(), text.strip() == expected.strip())
+    """Correct: the same but for spaces and line ends. Strict: the same, apart from both ends. A letter and its accent
+    may be written as one character or as two."""
+    text, expected = composed(text), composed(expected)
+    return Score(text.split() == expected.split(), text == expected)
 
 
 def score_number(text: str, expected: str) -> Score:
@@ -210,14 +220,35 @@ def score_regex(text: str, expected: str) -> Score:
 
 def score_label(text: str, expected: str, labels: Sequence[str]) -> Score:
     """Correct: of the labels named in the text, as whole words in any case, the first is `expected` (of two that begin
-    at the same place, the longer). Strict: the text is that label alone, spelled the same."""
-    found = [(match.start(), -len(label), label) for label in labels for match in _named(label, text)]
+    at the same place, the longer). Strict: the text is that label alone, spelled the same. A letter and its accent may
+    be written as one character or as two."""
+    text, expected = composed(text), composed(expected)
+    found = [(start, -len(label), label) for label in map(composed, labels) for start in _named(label, text)]
     correct = bool(found) and min(found)[2].casefold() == expected.casefold()
-    return Score(correct, correct and text.strip() == expected.strip())
+    return Score(correct, correct and text == expected)
 
 
-def _named(label: str, text: str):
-    return re.finditer(rf"(?<!\w){re.escape(label)}(?!\w)", text, flags=re.IGNORECASE)
+def composed(text: str) -> str:
+    """`text` without blanks at its ends, each letter and its accents as one character where there is one (NFC)."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _named(label: str, text: str) -> Iterator[int]:
+    """Where `label` stands as a word of its own, or between underscores that stress it: _spam_, but not is_spam."""
+    for match in re.finditer(rf"(?P<mark>_{{0,2}})(?P<label>{re.escape(label)})(?P=mark)", text, flags=re.IGNORECASE):
+        before, after = text[: match.start()][-1:], text[match.end() :][:1]
+        if not _joins(before, label[0]) and not _joins(after, label[-1]):
+            yield match.start("label")
+
+
+def _joins(neighbour: str, letter: str) -> bool:
+    """Whether a neighbouring character makes one word with a letter of a label: not those of scripts that put no blanks
+    between words, nor Korean ones beside another script, since endings are written to foreign words."""
+    if not neighbour:
+        return False
+    if _UNSPACED.match(neighbour) or (_HANGUL.match(neighbour) and not _HANGUL.match(letter)):
+        return False
+    return neighbour == "_" or unicodedata.category(neighbour)[0] in "LMN"
 
 
 SCORERS = {"exact": score_exact, "number": score_number, "regex": score_regex}

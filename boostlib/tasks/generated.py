@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from boostlib.common.errors import BoostError
+from boostlib.common.settings import Seed, Whole
 from boostlib.common.stable import philox
 from boostlib.tasks.base import Example, TextTask
 
@@ -25,15 +26,10 @@ class GeneratedTask(TextTask):
     Raises BoostError for a size or seed that is no whole number of at least 0.
     """
 
-    train: int = 256
-    dev: int = 256
-    test: int = 256
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for setting in ("train", "dev", "test", "seed"):
-            self._require_count(setting, getattr(self, setting))
-        super().__post_init__()
+    train: Whole = 256
+    dev: Whole = 256
+    test: Whole = 256
+    seed: Seed = 0
 
     @property
     def splits(self) -> tuple[str, ...]:

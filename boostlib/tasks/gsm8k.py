@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from boostlib.common.errors import DataError
+from boostlib.common.settings import Count
 from boostlib.tasks.answers import as_number, last_boxed, numbers_in, same_answer
 from boostlib.tasks.base import DevTask, Example, Score
 from boostlib.tasks.rows import Row, Source, load_rows
@@ -39,7 +40,7 @@ class GSM8K(DevTask):
     """
 
     name: ClassVar[str] = "gsm8k"
-    max_new_tokens: int = 512
+    max_new_tokens: Count = 512
     instruction: str = INSTRUCTION
 
     def load_published(self, split: str) -> list[Example]:

@@ -16,11 +16,11 @@ that a prompt defines (such as `encode_cyclic`) is run on the trusted side.
 Departures: the chat prompt is ours; the published protocol has a base model continue the raw prompt.
 """
 
-import os
 import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from boostlib.common.settings import AnyPath, Count
 from boostlib.sandbox import CodeTask, TaskError
 from boostlib.tasks.base import Example, user_message
 from boostlib.tasks.programs import Problem, ProgramTask, compilable, find_code
@@ -41,9 +41,9 @@ class HumanEval(ProgramTask):
 
     name: ClassVar[str] = "humaneval"
     splits: ClassVar[tuple[str, ...]] = ("test",)
-    max_new_tokens: int = 512
+    max_new_tokens: Count = 512
     instruction: str = INSTRUCTION
-    data_dir: str | os.PathLike | None = field(default=None, compare=False)
+    data_dir: AnyPath | None = field(default=None, compare=False)
 
     def load_split(self, name: str) -> list[Example]:
         return [self.to_problem(row) for row in load_rows(SOURCE, FIELDS, self.data_dir)]

@@ -7,33 +7,40 @@
     class     groups cases in reports and costs                   cost      positive number, default 1
     kind      "failure" (default), or "guard": must not break     split     train, guard or test; default by kind
 
-Other fields are the user's own and are left alone. A message lists the first 20 problems with their lines and counts
-the rest.
+A field that is null is absent. Other fields are the user's own and are left alone, but for one whose name is nearly
+that of a field above which the row lacks: it is taken for a slip. A message lists the first 20 problems with their
+lines and counts the rest.
 """
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from boostlib.common.errors import DataError
+from boostlib.common.settings import short
 from boostlib.tasks.answers import as_number
 from boostlib.tasks.rows import Row, json_lines
 
 SCORES = ("exact", "number", "regex", "label", "code")
 SPLITS = ("train", "guard", "test")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 SHOWN = 20
 Numbered = tuple[str, Row]  # where it stands, and the row
 Problem = tuple[str, str]  # where, and what is wrong
 
 
 def read_log(path: Path) -> tuple[list[Numbered], list[Problem]]:
-    """(rows, problems) of a jsonl file, or of all in a folder by name; blank lines are skipped.
+    """(rows, problems) of a jsonl file, or of all in a folder by name, without blank lines and fields that are null.
 
     Raises DataError where there is no such file, it cannot be read, or it holds no row.
     """
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    inside = path.iterdir() if path.is_dir() else ()
+    files = sorted(file for file in inside if file.name.lower().endswith((".jsonl", ".jsonl.gz"))) or [path]
     rows: list[Numbered] = []
     problems: list[Problem] = []
     try:
@@ -43,7 +50,7 @@ def read_log(path: Path) -> tuple[list[Numbered], list[Problem]]:
                 if isinstance(row, str):
                     problems.append((where, row))
                 else:
-                    rows.append((where, row))
+                    rows.append((where, {name: value for name, value in row.items() if value is not None}))
     except DataError as error:
         raise DataError(f"the error log {error}; give `path` of a jsonl file") from error
     if not rows and not problems:
@@ -82,15 +89,19 @@ def check_row(row: Row) -> Iterator[str]:
     for name, (holds, what) in RULES.items():
         asked = name in ("id", answer) or (name in row and name not in ("tests", "expected"))
         if asked and not holds(row.get(name)):
-            yield f"'{name}' should be {what}, not {_short(row.get(name))}"
+            yield f"'{name}' should be {what}, not {short(row.get(name), 60)}"
+    for name, meant in _slips(row):
+        yield f"{name!r} is no field of a log: is it '{meant}'? Rename it"
     if ("prompt" in row) == ("messages" in row):
         yield "give either 'prompt', a text, or 'messages', a chat"
     if row.get("kind") == "guard" and row.get("split") in ("train", "test"):
         yield f"a guard cannot be in split {row['split']!r}"
     if score in SCORES and score != "code" and "tests" in row:
         yield f"'tests' are scored by code, not by {score!r}: leave one of them out"
-    if RULES["expected"][0](row.get("expected")):
-        yield from _check_expected(score, str(row["expected"]))
+    elif "tests" in row and "expected" in row:
+        yield "'expected' is not looked at where there are 'tests': leave one of them out"
+    if answer == "expected" and RULES["expected"][0](row.get("expected")):
+        yield from _check_expected(score, expected_text(row))
 
 
 def _check_expected(score: str, expected: str) -> Iterator[str]:
@@ -108,9 +119,25 @@ def scoring(row: Row) -> Any:
     return row.get("score", "code" if "tests" in row else "exact")
 
 
+def expected_text(row: Row) -> str:
+    """What a row expects as text: a number as it is written without an exponent, 0.00001 and not 1e-05."""
+    value = row["expected"]
+    return format(Decimal(repr(value)), "f") if isinstance(value, float) else str(value)
+
+
+def _slips(row: Row) -> Iterator[tuple[str, str]]:
+    """(a field of a row, the field of a log that it is nearly called and that the row lacks)."""
+    absent = [name for name in RULES if name not in row]
+    for given in (name for name in row if name not in RULES):
+        name = given.strip().casefold()
+        near = get_close_matches(name, [other for other in absent if other[0] == name[:1]], n=1, cutoff=0.75)
+        if near:
+            yield given, near[0]
+
+
 def is_cost(value: object) -> bool:
     """Whether `value` can be the cost of a case: a positive, finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
 
 
 def _is_text(value: object) -> bool:
@@ -121,11 +148,7 @@ def _is_chat(value: object) -> bool:
     if not isinstance(value, list) or not value:
         return False
     sound = all(isinstance(m, dict) and set(m) == {"role", "content"} and all(map(_is_text, m.values())) for m in value)
-    return sound and value[-1]["role"] == "user"
-
-
-def _short(value: object) -> str:
-    return repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
+    return sound and all(m["role"] in ROLES for m in value) and value[-1]["role"] == "user"
 
 
 def _is_source(value: object) -> bool:
@@ -135,18 +158,23 @@ def _is_source(value: object) -> bool:
 
 def _is_plain(*kinds: type) -> Callable[[object], bool]:
     """Whether a value is of one of `kinds`, no bool, and not blank."""
-    return lambda value: isinstance(value, kinds) and not isinstance(value, bool) and bool(str(value).strip())
+    return lambda value: (
+        isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and bool(str(value).strip())
+        and not (isinstance(value, float) and not math.isfinite(value))
+    )
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {  # field -> whether a value is sound, what it should be
     "id": (_is_plain(str, int), "a text or a whole number"),
     "prompt": (_is_text, "a non-empty text"),
-    "messages": (_is_chat, "a chat that ends with the user's message"),
-    "class": (lambda value: value is None or isinstance(value, str), "a text"),
-    "reference": (lambda value: value is None or isinstance(value, str), "a text"),
+    "messages": (_is_chat, f"a chat of {', '.join(ROLES)} that ends with the user's message"),
+    "class": (lambda value: isinstance(value, str), "a text"),
+    "reference": (lambda value: isinstance(value, str), "a text"),
     "cost": (is_cost, "a positive number"),
     "kind": (("failure", "guard").__contains__, "'failure' or 'guard'"),
-    "split": ((*SPLITS, None).__contains__, f"one of {', '.join(SPLITS)}"),
+    "split": (SPLITS.__contains__, f"one of {', '.join(SPLITS)}"),
     "score": (SCORES.__contains__, f"one of {', '.join(SCORES)}"),
     "tests": (_is_source, "source or a list of asserts"),
     "expected": (_is_plain(str, int, float), "a text or a number"),

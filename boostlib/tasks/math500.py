@@ -21,7 +21,8 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from boostlib.common.errors import BoostError, DataError
+from boostlib.common.errors import DataError
+from boostlib.common.settings import Count, Name, Names
 from boostlib.tasks.answers import last_boxed, same_answer
 from boostlib.tasks.base import DevTask, Example, Score
 from boostlib.tasks.rows import Source, load_rows
@@ -50,15 +51,10 @@ class Math500(DevTask):
     """
 
     name: ClassVar[str] = "math500"
-    max_new_tokens: int = 1024
+    max_new_tokens: Count = 1024
     instruction: str = INSTRUCTION
-    train_hub_id: str = "EleutherAI/hendrycks_math"
-    train_configs: tuple[str, ...] = SUBJECTS
-
-    def __post_init__(self) -> None:
-        if isinstance(self.train_configs, str):
-            raise BoostError(f"{self.name}: train_configs must be a list of names, not the text {self.train_configs!r}")
-        super().__post_init__()
+    train_hub_id: Name = "EleutherAI/hendrycks_math"
+    train_configs: Names = SUBJECTS
 
     def load_published(self, split: str) -> list[Example]:
         source = Source("math500/test.jsonl", HUB_ID, "test")

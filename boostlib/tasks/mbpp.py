@@ -14,11 +14,11 @@ Departures: problem 123 is left out of `test` (its reference sums divisors up to
 sandbox's time limit). The prompt is ours; the papers that report on MBPP differ in prompt, shots and extractor.
 """
 
-import os
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from boostlib.common.errors import DataError
+from boostlib.common.settings import AnyPath, Count
 from boostlib.sandbox import CodeTask, TaskError
 from boostlib.tasks.base import Example, user_message
 from boostlib.tasks.programs import Problem, ProgramTask, defined_names, imports_of, used_names
@@ -40,12 +40,15 @@ class MBPP(ProgramTask):
 
     name: ClassVar[str] = "mbpp"
     splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
-    max_new_tokens: int = 512
+    max_new_tokens: Count = 512
     instruction: str = INSTRUCTION
-    data_dir: str | os.PathLike | None = field(default=None, compare=False)
+    data_dir: AnyPath | None = field(default=None, compare=False)
 
     def load_split(self, name: str) -> list[Example]:
-        rows = {_number(row): row for row in load_rows(SOURCE, ("text", "code"), self.data_dir)}
+        rows: dict[int, Row] = {}
+        for row in load_rows(SOURCE, ("text", "code"), self.data_dir):
+            if rows.setdefault(_number(row), row) is not row:
+                raise DataError(f"mbpp: problem {_number(row)} is there twice in {SOURCE.file}: leave one")
         missing = [number for number in NUMBERS[name] if number not in rows]
         if missing:
             raise DataError(f"mbpp, split '{name}': problem {missing[0]} is missing ({len(missing)} in all); "

@@ -25,6 +25,7 @@ from functools import cache
 from typing import ClassVar
 
 from boostlib.common import world
+from boostlib.common.settings import Count, Flag
 from boostlib.sandbox import CodeResult, CodeSandbox, CodeTask, Status, TaskError
 from boostlib.tasks.base import Example, Score, TextTask
 
@@ -51,9 +52,9 @@ class ProgramTask(TextTask):
     """
 
     stop: ClassVar[str | None] = BLOCK_END
-    partial: bool = False
-    workers: int | None = field(default=None, compare=False)
-    unsafe: bool = field(default=False, compare=False)
+    partial: Flag = False
+    workers: Count | None = field(default=None, compare=False)
+    unsafe: Flag = field(default=False, compare=False)
     _sound: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def score(self, completion: str, example: Problem) -> Score:

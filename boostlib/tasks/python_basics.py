@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from boostlib.common.settings import Count
 from boostlib.sandbox import CodeTask
 from boostlib.tasks.base import Example, user_message
 from boostlib.tasks.generated import deal
@@ -40,7 +41,7 @@ class PythonBasics(ProgramTask):
 
     name: ClassVar[str] = "python_basics"
     splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test", "neighbour")
-    max_new_tokens: int = 48
+    max_new_tokens: Count = 48
 
     def load_split(self, name: str) -> list[Example]:
         problems: list[Example] = []

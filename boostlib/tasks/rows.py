@@ -13,6 +13,8 @@ import csv
 import gzip
 import json
 import os
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 from boostlib.common.errors import DataError
 
 Row = dict[str, Any]
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error, ValueError)  # ValueError: a name that holds a NUL
 
 
 @dataclass(frozen=True)
@@ -53,30 +56,47 @@ def load_rows(source: Source, fields: Sequence[str], data_dir: str | os.PathLike
 
 def data_folder(data_dir: str | os.PathLike | None = None) -> Path | None:
     """`data_dir`, else what BOOSTLIB_DATA names, else None. Raises DataError where that is no folder."""
-    origin = "data_dir" if data_dir else "BOOSTLIB_DATA"
-    given = data_dir or os.environ.get("BOOSTLIB_DATA")
-    if given and not Path(given).is_dir():
+    origin = "BOOSTLIB_DATA" if data_dir is None else "data_dir"
+    given = (os.environ.get("BOOSTLIB_DATA") or None) if data_dir is None else data_dir
+    if given is not None and not (str(given) and Path(given).is_dir()):
         raise DataError(f"{origin} is '{given}', which is not a folder; name one that holds e.g. gsm8k/train.jsonl")
-    return Path(given) if given else None
+    return None if given is None else Path(given)
 
 
 def read_file(path: str | os.PathLike, fields: Sequence[str] = ()) -> list[Row]:
-    """The rows of a file by its ending: csv, else jsonl."""
-    return (read_csv if Path(path).suffix == ".csv" else read_jsonl)(path, fields)
+    """The rows of a file by its ending, in any case and before `.gz` too: csv, tsv, else jsonl."""
+    return (read_csv if _ending(Path(path)) in (".csv", ".tsv") else read_jsonl)(path, fields)
+
+
+def _ending(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _open_text(path: Path, newline: str | None = None):
+    """A text file, unpacked where its name ends in `.gz`; a byte-order mark at its beginning is left out."""
+    packed = path.name.lower().endswith(".gz")
+    return (gzip.open if packed else open)(path, "rt", encoding="utf-8-sig", newline=newline)
 
 
 def read_csv(path: str | os.PathLike, fields: Sequence[str] = ()) -> list[Row]:
-    """One row a line under a header, every value a text.
+    """One row a line under a header, every value a text; columns are parted by commas, in a `.tsv` by tabs.
 
-    Raises DataError naming the file: unreadable, empty, or without one of the columns `fields`, saying which it has.
+    Raises DataError naming the file: unreadable, empty, a column twice, more cells than columns, or without one of the
+    columns `fields`, saying which it has.
     """
     path = Path(path)
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+        with _open_text(path, newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t" if _ending(path) == ".tsv" else ",", strict=True)
             found, rows = [name for name in reader.fieldnames or () if name], list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    except (*UNREADABLE, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}; give a whole table, one row a line") from error
+    twice = [name for name, times in Counter(found).items() if times > 1]
+    if twice:
+        raise DataError(f"{path} has the column {twice[0]!r} twice: rename one of them, or remove it")
+    long = next((number for number, row in enumerate(rows, 1) if None in row), None)
+    if long:
+        raise DataError(f"{path}, row {long}: more cells than the {len(found)} columns; put text with commas in quotes")
     missing = [name for name in fields if name not in found]
     if missing:
         raise DataError(f"{path} has no column {', '.join(map(repr, missing))}; found: {', '.join(found) or 'none'}")
@@ -108,21 +128,36 @@ def json_lines(path: Path) -> Iterator[tuple[int, Row | str]]:
     """
     found = 0
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
+        with _open_text(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, _parse(line)
                     found += 1
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} cannot be read after {found} rows: {error}") from error
 
 
 def _parse(line: str) -> Row | str:
     try:
-        row = json.loads(line)
+        row = json.loads(line.strip("\ufeff"), object_pairs_hook=_once)
+        json.dumps(row, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         return f"not JSON: {error.msg} at column {error.colno}: {line.strip()[:60]!r}"
+    except RecursionError:
+        return "objects inside objects, too deep to be read"
+    except UnicodeEncodeError as error:
+        return f"half a character ({error.object[error.start]!a}), which no text may hold: write it whole"
+    except ValueError as error:  # a field that is there twice, or a number of thousands of digits
+        return str(error)
     return row if isinstance(row, dict) else f"a JSON object is expected, not a {type(row).__name__}"
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Row:
+    """A JSON object. Raises ValueError for a field that is there twice."""
+    twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+    if twice:
+        raise ValueError(f"the field {twice[0]!r} is there twice: leave one")
+    return dict(pairs)
 
 
 def _check_row(row: Row, fields: Sequence[str], where: str) -> Row:

@@ -21,10 +21,12 @@ tuning.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 
+from boostlib.common.settings import Seed
 from boostlib.common.stable import philox
 from boostlib.tasks.base import Example, LabelTask
 from boostlib.tasks.chains import AMINO_ACIDS
@@ -43,6 +45,10 @@ TAIL = "WGQGTLVTVSS"
 FRAMEWORK_RATE, LOOP_RATE = 0.03, 0.15
 H3_LETTERS = "GYSDRATVLNPWFEKIHQM"
 H3_WEIGHTS = (16, 14, 11, 9, 9, 6, 5, 5, 5, 3, 4, 3, 3, 3, 4, 3, 1, 1, 1)
+MOST = 100_000  # chains of a split: they are made one by one
+Size = Annotated[
+    int, Field(ge=2, le=MOST, strict=True, description=f"a whole number of at least 2 (and at most {MOST:,})")
+]
 AROMATIC, BASIC, ACIDIC = frozenset("FWY"), frozenset("KR"), frozenset("DE")
 
 
@@ -55,16 +61,10 @@ class SyntheticBinding(LabelTask):
 
     name: ClassVar[str] = "synthetic_binding"
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
-    train: int = 320
-    validation: int = 96
-    test: int = 256
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for split in self.splits:
-            self._require_count(split, getattr(self, split), least=2)
-        self._require_count("seed", self.seed)
-        super().__post_init__()
+    train: Size = 320
+    validation: Size = 96
+    test: Size = 256
+    seed: Seed = 0
 
     def load_split(self, name: str) -> list[Example]:
         """Made in the order test, validation, train: another size of `train` leaves the other two as they are."""

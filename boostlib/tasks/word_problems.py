@@ -23,6 +23,7 @@ from fractions import Fraction
 from itertools import product
 from typing import ClassVar
 
+from boostlib.common.settings import Count
 from boostlib.common.stable import philox
 from boostlib.tasks.answers import numbers_in
 from boostlib.tasks.base import Example, Score
@@ -103,7 +104,7 @@ class WordProblems(GeneratedTask):
 
     name: ClassVar[str] = "word_problems"
     stop: ClassVar[str | None] = r"\S\s*\n\s*\n|\bQ:"  # where `first_answer` ends: nothing after it is read
-    max_new_tokens: int = 8
+    max_new_tokens: Count = 8
 
     def load_split(self, name: str) -> list[Example]:
         examples = []

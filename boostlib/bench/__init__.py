@@ -2,8 +2,7 @@
 
     python -m boostlib bench [SUBJECT] [--json DIR]
 
-setup.py says what is measured on, measure.py how, data/bench/README.md what was found. The last table has a row for
-every comparison: ours, the peer, and median(peer) / median(ours).
+setup.py says what is measured on, measure.py how, data/bench/README.md what was found.
 """
 
 import gc
@@ -11,13 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from boostlib.bench.basis import bench_basis
-from boostlib.bench.decoding import bench_decode, bench_drafts, bench_evaluate, bench_rollout
-from boostlib.bench.measure import Measurement, print_measurement, print_summary, write
+from boostlib.bench.decoding import bench_decode, bench_drafts, bench_evaluate
+from boostlib.bench.measure import Measurement, print_tables, write
 from boostlib.bench.sandbox import bench_sandbox
-from boostlib.bench.setup import Setup, large_setup
-from boostlib.bench.training import bench_grpo, bench_memory, bench_probe, bench_round, bench_step
-from boostlib.bench.weights import bench_export, bench_fold, bench_merge
+from boostlib.bench.setup import Setup
+from boostlib.bench.training import bench_memory, bench_probe, bench_round, bench_step
+from boostlib.bench.weights import bench_basis, bench_fold, bench_merge
 from boostlib.common.errors import BoostError
 from boostlib.config import environment
 from boostlib.models.language import default_device
@@ -30,15 +28,11 @@ SUBJECTS: Mapping[str, Callable[[Setup], list[Measurement]]] = {
     "merge": bench_merge,
     "evaluate": bench_evaluate,
     "drafts": bench_drafts,
-    "grpo": bench_grpo,
     "round": bench_round,
     "probe": bench_probe,
     "memory": bench_memory,
-    "rollout": bench_rollout,
-    "export": bench_export,
     "sandbox": bench_sandbox,
 }
-LARGE = ("basis", "fold")  # on a GPU also with the shapes of Qwen2.5-3B
 
 
 def bench(
@@ -57,27 +51,17 @@ def bench(
     device, records = default_device(), {}
     for subject in SUBJECTS if what == "all" else (what,):
         try:
-            found = measure(subject, setup)
+            found = SUBJECTS[subject](setup)
         except BoostError as error:
             if what != "all":
                 raise
             print(f"{subject}: not run: {error}")
             continue
         records[subject] = [one.record(environment(device)) for one in found]
-        for record in records[subject]:
-            print_measurement(record)
+        print_tables(subject, records[subject])
         if json_dir:
             print(f"  written to {write(json_dir, subject, device.type, records[subject])}")
         gc.collect()
-    print_summary(records)
     if device.type != "cuda":
         print("GPU: not run")
     return records
-
-
-def measure(subject: str, setup: Setup) -> list[Measurement]:
-    """The measurements of one subject on this machine's device, the large ones included where that is a GPU."""
-    found = SUBJECTS[subject](setup)
-    if default_device().type == "cuda" and subject in LARGE:
-        found += SUBJECTS[subject](large_setup(setup))
-    return found

@@ -1,11 +1,11 @@
 """Decoding: rollouts from a model while its adapter trains, and evaluations between rounds.
 
-`rollout`: folded weights, the plain model and PEFT's TinyLoRA, every side through our generation code, which reads the
-prompts' shared beginning and every prompt once; what differs is the adapter alone. `decode`: PEFT as its user runs it,
-left-padded prompts through `model.generate(num_return_sequences=...)`, and the plain model both ways. Ours counts the
-folding, once a rollout, as training does; merging counts for PEFT's merged adapter too. All sides make the same number
-of tokens: no completion ends early. `decode` is measured at the length of the task's answers, which is a rollout of the
-demo, and at `new_tokens`: the longer the completion, the less there is to share.
+`decode`: folded weights and the plain model through our generation code, which reads the prompts' shared beginning and
+every prompt once; PEFT's TinyLoRA and the plain model as their users run them, left-padded prompts through
+`model.generate(num_return_sequences=...)`. Ours counts the folding, once a rollout, as training does; merging counts
+for PEFT's merged adapter too. All sides make the same number of tokens: no completion ends early. It is measured at the
+length of the task's answers, which is a rollout of the demo, and at `new_tokens`: the longer the completion, the less
+there is to share.
 
 `evaluate`: a whole split against the loop that people write: data order, left padding, no early end. `drafts`: a model
 that a small adapter has just changed, with the last completions as drafts and without. Both decode greedily in batches
@@ -13,7 +13,7 @@ of one size and score with the task's own scorer, inside the time that is counte
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -29,85 +29,62 @@ from boostlib.evaluation.generate import cut_at, encode, generate
 from boostlib.models.subject import Subject
 from boostlib.tasks.base import Example
 
-FOLDED, LIVE, MERGED = "folded, folding counted", "PEFT TinyLoRA, live", "PEFT TinyLoRA, merged"
+FOLDED = "folded, folding counted"
 SIZE = 0.3  # of every number of v in `drafts`, with either sign: as after some thirty steps of Adam at 0.01
 
 
 # --- rollouts
 
 
-def bench_rollout(setup: Setup) -> list[Measurement]:
-    """Tokens a second, all through our generation code."""
-    sides = Sides(setup)
-    with sides.attached(0.03) as adapter:
-        rollout = _Rollout(sides, adapter, setup.new_tokens)
-        return [rollout.measured("rollout, our generation code", rollout.ours)]
-
-
 def bench_decode(setup: Setup) -> list[Measurement]:
     """Tokens a second, PEFT's adapter through `model.generate` as a user calls it, for short and longer completions."""
-    sides, found = Sides(setup), []
+    sides = Sides(setup)
     with sides.attached(0.03) as adapter:
-        for length in (setup.task.max_new_tokens, setup.new_tokens):
-            rollout = _Rollout(sides, adapter, length)
-            what = f"{len(sides.prompts)} x {setup.trainer.samples} completions of {length} tokens"
-            found.append(rollout.measured(f"{what}, the peer as it is used", rollout.as_users, ", model.generate"))
-    return found
+        return [_rollouts(sides, adapter, length) for length in (setup.task.max_new_tokens, setup.new_tokens)]
 
 
-@dataclass
-class _Rollout:
-    """Completions of a step's prompts, `new_tokens` each; every way to sample them returns how many tokens it made."""
+def _rollouts(sides: Sides, adapter: TinyLoRA, length: int) -> Measurement:
+    """Completions of a step's prompts, `length` tokens each; every way to sample them returns how many it made."""
+    samples, tokenizer = sides.setup.trainer.samples, sides.ours.tokenizer
 
-    sides: Sides
-    adapter: TinyLoRA
-    new_tokens: int
-
-    def measured(self, what: str, sample: Callable[[nn.Module], int], by: str = "") -> Measurement:
-        """Folded weights, in our way, against the plain model, and against PEFT's adapter sampled with `sample`.
-
-        by: names a way to sample that is not ours; the plain model is then sampled in both.
-        """
-        plain, peer, setup = self.sides.plain, self.sides.peer, self.sides.setup
-        calls = {
-            "plain model": lambda: self.ours(plain),
-            **({f"plain model{by}": lambda: sample(plain)} if by else {}),
-            FOLDED: self.folded,
-            f"{LIVE}{by}": lambda: sample(peer),
-            f"{MERGED}{by}": lambda: self.merged(sample),
-        }
-        runs, made = timed({name: partial(_seeded, call) for name, call in calls.items()}, setup.repeats)
-        tokens = len(self.sides.prompts) * setup.trainer.samples * self.new_tokens
-        assert set(made.values()) == {tokens}, f"{made} instead of {tokens} tokens each"
-        pairs = [(FOLDED, name) for name in calls if name != FOLDED]
-        return Measurement(what, runs, pairs, work={name: {"tokens": tokens} for name in made}, amount=tokens)
-
-    def ours(self, model: nn.Module) -> int:
-        """Through our generation code."""
-        sides, samples = self.sides, self.sides.setup.trainer.samples
+    def ours(model: nn.Module) -> int:
         found = generate(
-            model, sides.ours.tokenizer, sides.prompts, self.new_tokens,
-            temperature=1.0, samples=samples, stop_at_end=False,
+            model, tokenizer, sides.prompts, length, temperature=1.0, samples=samples, stop_at_end=False
         )  # fmt: skip
         return sum(map(len, found))
 
-    def folded(self) -> int:
-        """Through our generation code, folding included."""
-        with self.adapter.folded():
-            return self.ours(self.sides.ours.model)
+    def as_users(model: nn.Module) -> int:
+        new = {"max_new_tokens": length, "min_new_tokens": length}
+        sampling = {"do_sample": True, "top_k": 0, "num_return_sequences": samples, **new}
+        return sum(map(len, by_generate(model, tokenizer, sides.prompts, **sampling)))
 
-    def as_users(self, model: nn.Module) -> int:
-        """Through `model.generate` on left-padded prompts."""
-        new = {"max_new_tokens": self.new_tokens, "min_new_tokens": self.new_tokens}
-        sampling = {"do_sample": True, "top_k": 0, "num_return_sequences": self.sides.setup.trainer.samples, **new}
-        return sum(map(len, by_generate(model, self.sides.ours.tokenizer, self.sides.prompts, **sampling)))
+    def folded() -> int:
+        with adapter.folded():
+            return ours(sides.ours.model)
 
-    def merged(self, sample: Callable[[nn.Module], int]) -> int:
-        """With PEFT's adapter merged before and unmerged after."""
-        self.sides.peer.merge_adapter()
-        made = sample(self.sides.peer)
-        self.sides.peer.unmerge_adapter()
+    def merged() -> int:
+        sides.peer.merge_adapter()
+        made = as_users(sides.peer)
+        sides.peer.unmerge_adapter()
         return made
+
+    calls = {
+        "plain model": partial(ours, sides.plain),
+        "plain model, model.generate": partial(as_users, sides.plain),
+        FOLDED: folded,
+        "PEFT TinyLoRA, live, model.generate": partial(as_users, sides.peer),
+        "PEFT TinyLoRA, merged, model.generate": merged,
+    }
+    runs, made = timed({name: partial(_seeded, call) for name, call in calls.items()}, sides.setup.repeats)
+    tokens = len(sides.prompts) * samples * length
+    assert set(made.values()) == {tokens}, f"{made} instead of {tokens} tokens each"
+    return Measurement(
+        f"{len(sides.prompts)} x {samples} completions of {length} tokens, the peer as it is used",
+        runs,
+        [(FOLDED, name) for name in calls if name != FOLDED],
+        work={name: {"tokens": tokens} for name in made},
+        amount=tokens,
+    )
 
 
 @torch.no_grad()

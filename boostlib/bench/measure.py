@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,38 +66,29 @@ class Measurement:
         }
 
 
-def phased(what: str, passes: Mapping[str, Sequence[tuple[Mapping[str, float], Mapping[str, int]]]]) -> Measurement:
-    """A comparison by phase: name -> passes, each (phase -> seconds, work). Two names, ours first. "whole": the sum."""
-    ours, peer = passes
-    phases = list(passes[ours][0][0])
-    runs = {f"{name}: {phase}": [one[phase] for one, _ in passes[name]] for phase in phases for name in passes}
-    runs |= {f"{name}: whole": [sum(one.values()) for one, _ in passes[name]] for name in passes}
-    compare = [(f"{ours}: {phase}", f"{peer}: {phase}") for phase in (*phases, "whole")]
-    return Measurement(what, runs, compare, work={name: found[-1][1] for name, found in passes.items()})
-
-
-def interleaved(calls: Mapping[str, Callable[[], T]], repeats: int, warm_up: int = 1) -> dict[str, list[T]]:
-    """What each call returns, one run of every kind after the other; the first `warm_up` passes are dropped."""
-    seen: dict[str, list[T]] = {name: [] for name in calls}
-    for repeat in tqdm(range(warm_up + repeats), desc="bench", unit="pass", leave=False):
-        for name, call in calls.items():
-            value = call()
-            if repeat >= warm_up:
-                seen[name].append(value)
-    return seen
+def phased(what: str, sides: Mapping[str, tuple[Mapping[str, float], Mapping[str, int]]]) -> Measurement:
+    """A comparison by phase: name -> (phase -> seconds, work). Two names, ours first. "whole": the sum."""
+    ours, peer = sides
+    seconds = {name: {**phases, "whole": sum(phases.values())} for name, (phases, _) in sides.items()}
+    runs = {f"{name}: {phase}": [seconds[name][phase]] for phase in seconds[ours] for name in sides}
+    compare = [(f"{ours}: {phase}", f"{peer}: {phase}") for phase in seconds[ours]]
+    return Measurement(what, runs, compare, work={name: work for name, (_, work) in sides.items()})
 
 
 def timed(calls: Mapping[str, Callable[[], T]], repeats: int) -> tuple[dict[str, list[float]], dict[str, T]]:
-    """(seconds of every run, what each call returned last), interleaved, after one pass that is not counted."""
+    """(seconds of every run, what each call returned last), one run of every kind after the other.
+
+    A first pass is a warm-up and is not counted.
+    """
+    runs: dict[str, list[float]] = {name: [] for name in calls}
     last: dict[str, T] = {}
-
-    def once(name: str) -> float:
-        seconds: dict[str, float] = {}
-        with clock(seconds, name):
-            last[name] = calls[name]()
-        return seconds[name]
-
-    return interleaved({name: partial(once, name) for name in calls}, repeats), last
+    for _ in tqdm(range(1 + repeats), desc="bench", unit="pass", leave=False):
+        for name, call in calls.items():
+            seconds: dict[str, float] = {}
+            with clock(seconds, name):
+                last[name] = call()
+            runs[name].append(seconds[name])
+    return {name: values[1:] for name, values in runs.items()}, last
 
 
 @contextmanager
@@ -128,23 +118,18 @@ def resident(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def print_measurement(record: Mapping[str, Any]) -> None:
-    """One measurement's table, from its record."""
-    where = record["environment"]
-    print(f"{record['what']} ({where['device']}, {where['threads']} threads, {where['date']})")
-    for name, value in record["medians"].items():
-        rate = f"   {record['rates'][name]:9.1f} a second" if "rates" in record else ""
-        print(f"  {name:<44} {value:11.4g} {record['unit']}{rate}")
-    for note, value in record["notes"].items():
-        print(f"  {note}: {value}")
-
-
-def print_summary(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """The last table: subject, ours, peer, ratio of their medians."""
-    print(f"\n{'subject':<10} {'ours':<44} {'peer':<44} ratio")
-    for subject, found in records.items():
-        for pair in (pair for record in found for pair in record["compare"]):
-            print(f"{subject:<10} {pair['ours']:<44} {pair['peer']:<44} {pair['ratio']:6.2f}")
+def print_tables(subject: str, records: Sequence[Mapping[str, Any]]) -> None:
+    """The records of a subject: every side's median, then the ratio of every pair that is compared."""
+    for record in records:
+        where = record["environment"]
+        print(f"{subject}: {record['what']} ({where['device']}, {where['threads']} threads, {where['date']})")
+        for name, value in record["medians"].items():
+            rate = f"   {record['rates'][name]:9.1f} a second" if "rates" in record else ""
+            print(f"  {name:<44} {value:11.4g} {record['unit']}{rate}")
+        for pair in record["compare"]:
+            print(f"  {pair['ours']:<44} {pair['ratio']:11.2f} times as good as {pair['peer']}")
+        for note, value in record["notes"].items():
+            print(f"  {note}: {value}")
 
 
 def write(folder: str | Path, subject: str, device: str, records: Sequence[Mapping[str, Any]]) -> Path:

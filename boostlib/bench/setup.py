@@ -1,12 +1,11 @@
-"""What is measured on: the demo's model, tasks and settings, or the shapes of Qwen2.5-3B; and the two adapters."""
+"""What is measured on: the demo's model, tasks and settings, and the two adapters."""
 
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
-import torch
 from peft import PeftModel, TinyLoraConfig, get_peft_model
 from torch import nn
 
@@ -14,8 +13,7 @@ from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis, target_modules
 from boostlib.evaluation.generate import encode
 from boostlib.experiments.presets import MATH
-from boostlib.experiments.shapes import config_by_name, on_meta
-from boostlib.models.language import default_device, load_model
+from boostlib.models.language import load_model
 from boostlib.models.subject import Subject
 from boostlib.tasks import load_task
 from boostlib.tasks.base import TextTask
@@ -27,8 +25,8 @@ from boostlib.update import Weights
 class Setup:
     """Model, tasks and sizes of all subjects. load: a fresh (model, tokenizer) at every call.
 
-    repeats: measured runs of each side. new_tokens: of a longer completion than the task's. checked: how many modules'
-    singular values are compared with LAPACK's (None: all). checks: programs run in the sandbox.
+    repeats: measured runs of each side. new_tokens: of a longer completion than the task's. checks: programs run in the
+    sandbox.
     """
 
     load: Callable[[], tuple[nn.Module, object]] = lambda: load_model("smollm2")
@@ -40,7 +38,6 @@ class Setup:
     repeats: int = 3
     new_tokens: int = 16
     batch_size: int = MATH["demo"].boost.batch_size
-    checked: int | None = None
     checks: int = 60
 
 
@@ -97,25 +94,3 @@ def peft_tiny_lora(model: nn.Module, adapter: AdapterConfig, moved: bool = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that v starts at 0, and that a model may be wrapped more than once
         return get_peft_model(model, config).eval()
-
-
-def large_setup(setup: Setup) -> Setup:
-    """`setup` on the shapes of Qwen2.5-3B, 252 modules, for subjects that ask for numbers and not for answers.
-
-    Weights are random and in bf16. One round and one add: a full SVD of 252 such weights takes minutes.
-    """
-    preset = MATH["paper"]
-    return replace(
-        setup, load=lambda: (random_model(preset.model), None), adapter=preset.boost.adapter, rounds=1, checked=7
-    )
-
-
-@torch.no_grad()
-def random_model(name: str) -> nn.Module:
-    """A model with the shapes of `name`, bf16, its weights drawn from N(0, 0.02^2), as such models are initialised."""
-    model = on_meta(config_by_name(name)).to(torch.bfloat16).to_empty(device=default_device())
-    model.tie_weights()  # moving from the meta device unties the head
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        parameter.normal_(std=0.02)
-    return model.eval()

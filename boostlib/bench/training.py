@@ -1,8 +1,8 @@
 """Training: one pass with an adapter on, one step of GRPO, what a step holds in memory, and a whole round.
 
-`step`: a forward and backward pass against the frozen model alone and PEFT's TinyLoRA. `grpo` and `round`: against
-TRL's trainer as it comes, on PEFT's TinyLoRA. `probe`: a probing batch of a greedy round beside a training step.
-`memory`: a step in one micro-batch, in four, and with activations computed twice.
+`step`: a forward and backward pass against the frozen model alone and PEFT's TinyLoRA. `probe`: a probing batch of a
+greedy round beside a training step. `memory`: a step in one micro-batch, in four, and with activations computed twice.
+`round`: against TRL's trainer as it comes, on PEFT's TinyLoRA.
 
 TRL gets every setting of ours, among them no gradient checkpointing and no autocast, which it would turn on by default
 and which would only slow it down here. What differs is ours: folding, shared prompts, rows left out.
@@ -24,24 +24,22 @@ from transformers import PrinterCallback
 from boostlib.adapter import TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.bench.decoding import answers, plain_loop
-from boostlib.bench.measure import Measurement, clock, interleaved, phased, reset_peak, resident, timed
+from boostlib.bench.measure import Measurement, clock, phased, reset_peak, resident, timed
 from boostlib.bench.setup import Setup, Sides, peft_tiny_lora
 from boostlib.evaluation.decode import Decode
 from boostlib.evaluation.generate import flat_linears
 from boostlib.models.subject import Subject
 from boostlib.records.rows import Training
 from boostlib.strategies.core_gradient import core_gradients
-from boostlib.tasks.base import Example
+from boostlib.tasks.base import Example, TextTask
 from boostlib.training.grpo import GRPO
 from boostlib.update import Weights
 
 Phases = tuple[dict[str, float], dict[str, int]]  # (seconds by phase, work done)
 
-OURS, PEER = "boostlib", "TRL + PEFT"
 FROZEN, ATTACHED, PEFT = "frozen model, no adapter", "adapter attached", "PEFT TinyLoRA"
 PROBE, STEP = "one probing batch", "one training step"
 WHOLE, PARTS, CHECKPOINTED = "one micro-batch", "four micro-batches", "checkpointed"
-TIMED = {"_generate_single_turn": "rollout", "_prepare_inputs": "prepare", "training_step": "step"}  # TRL's methods
 
 
 # --- one pass
@@ -152,90 +150,6 @@ def time_and_memory(
     ]
 
 
-# --- GRPO against TRL
-
-
-def bench_grpo(setup: Setup) -> list[Measurement]:
-    """Seconds of one step, by phase, a fresh trainer every time.
-
-    rollout = sampling completions     loss = forward and backward pass     rest = scoring, optimizer, setting up
-    """
-    setup = replace(setup, trainer=one_step(setup.trainer))
-    sides, examples = Sides(setup), setup.task.split("train")
-
-    def ours() -> Phases:
-        with sides.attached() as adapter:
-            return train_ours(setup, sides.ours, examples, adapter)
-
-    def theirs() -> Phases:
-        wrapped = peft_tiny_lora(sides.plain, setup.adapter)
-        found = train_peer(setup, replace(sides.ours, model=wrapped), examples)
-        wrapped.unload()
-        return found
-
-    return [phased("one GRPO step", interleaved({OURS: ours, PEER: theirs}, setup.repeats))]
-
-
-def train_ours(setup: Setup, subject: Subject, examples: Sequence[Example], adapter: TinyLoRA) -> Phases:
-    """Our trainer on an attached adapter."""
-    from boostlib.training.trl import FoldingTrainer  # TRL takes seconds to import
-
-    trainer = replace(setup.trainer, max_samples=setup.trainer.samples)  # no second try: the peer has none
-    with phases(FoldingTrainer) as seen:
-        trainer.train(subject, examples, adapter)
-    return _by_phase(seen)
-
-
-def train_peer(setup: Setup, subject: Subject, examples: Sequence[Example]) -> Phases:
-    """TRL's trainer on PEFT's adapter, which the subject's model carries."""
-    from trl import GRPOTrainer
-
-    from boostlib.training.trl import Pass, reward_function
-
-    own, model = setup.trainer, subject.model
-    with phases(GRPOTrainer) as seen, tempfile.TemporaryDirectory() as scratch:
-        trainer = GRPOTrainer(
-            model,
-            reward_function(subject.task, examples),
-            Pass(own, subject, examples, seed=0).config(scratch, own.learning_rate),
-            Dataset.from_list([{"prompt": e.prompt, "index": i} for i, e in enumerate(examples)]),
-            processing_class=subject.tokenizer,
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    vars(model.get_base_model()).pop("forward", None)  # TRL leaves its own there: the next would wrap it once more
-    model.eval()
-    return _by_phase(seen)
-
-
-@contextmanager
-def phases(trainer: type) -> Iterator[dict[str, float]]:
-    """Counts what happens inside: seconds of the "whole" and in the methods of `TIMED`, "completions" and "steps"."""
-    seen = dict.fromkeys([*TIMED.values(), "completions", "steps"], 0.0)
-
-    def counted(method: str, phase: str):
-        plain = getattr(trainer, method)
-
-        def call(self, *args, **kwargs):
-            with clock(seen, phase):
-                out = plain(self, *args, **kwargs)
-            seen["completions"] += len(out[0]) if phase == "rollout" else 0
-            seen["steps"] += phase == "step"
-            return out
-
-        return call
-
-    methods = {method: counted(method, phase) for method, phase in TIMED.items()}
-    with patch.multiple(trainer, **methods), clock(seen, "whole"):
-        yield seen
-
-
-def _by_phase(seen: dict[str, float]) -> Phases:
-    loss = seen["step"] - seen["prepare"]
-    seconds = {"rollout": seen["rollout"], "loss": loss, "rest": seen["whole"] - seen["rollout"] - loss}
-    return seconds, {name: int(seen[name]) for name in ("steps", "completions")}
-
-
 # --- a whole round
 
 
@@ -248,8 +162,8 @@ def bench_round(setup: Setup) -> list[Measurement]:
     with GRPOTrainer and merges with `merge_and_unload`. Ours computes its basis inside the round, with an empty cache,
     although a run needs one basis for all of its rounds.
     """
-    passes = interleaved({OURS: partial(_our_round, setup), PEER: partial(_their_round, setup)}, 1, warm_up=0)
-    return [phased(f"one round of {setup.task.name}", passes)]
+    sides = {"boostlib": _our_round, "TRL + PEFT": _their_round}
+    return [phased(f"one round of {setup.task.name}", {name: one(setup) for name, one in sides.items()})]
 
 
 def _our_round(setup: Setup) -> Phases:
@@ -264,14 +178,15 @@ def _our_round(setup: Setup) -> Phases:
         adapter = TinyLoRA(basis, setup.adapter)
         weights = Weights(subject.model, adapter.names)
         adapter.attach(subject.model, weights)
-    with clock(seconds, "train"):
-        _, done = train_ours(setup, subject, failures, adapter)
+    with clock(seconds, "train"), completions(setup.task) as made:
+        once = replace(setup.trainer, max_samples=setup.trainer.samples)  # no second try: the peer has none
+        steps = once.train(subject, failures, adapter).steps
     with clock(seconds, "merge"):
         adapter.detach()
         weights.merge(adapter.update())
     with clock(seconds, "evaluate test"):
         last = answers(subject, decoder)
-    return seconds, done | {"evaluated": len(result.ids) + len(last.ids)}
+    return seconds, {"steps": steps, "completions": sum(made), "evaluated": len(result.ids) + len(last.ids)}
 
 
 def _their_round(setup: Setup) -> Phases:
@@ -283,10 +198,45 @@ def _their_round(setup: Setup) -> Phases:
         failures = [example for example, correct in zip(examples, right, strict=True) if not correct]
     with clock(seconds, "adapter"):
         wrapped = peft_tiny_lora(subject.model, setup.adapter)
-    with clock(seconds, "train"):
-        _, done = train_peer(setup, replace(subject, model=wrapped), failures)
+    with clock(seconds, "train"), completions(setup.task) as made:
+        steps = _train_with_trl(setup.trainer, replace(subject, model=wrapped), failures)
     with clock(seconds, "merge"):
         subject.model = wrapped.merge_and_unload()
     with clock(seconds, "evaluate test"):
         plain_loop(subject, test, size)
-    return seconds, done | {"evaluated": len(examples) + len(test)}
+    return seconds, {"steps": steps, "completions": sum(made), "evaluated": len(examples) + len(test)}
+
+
+def _train_with_trl(own: GRPO, subject: Subject, examples: Sequence[Example]) -> int:
+    """Steps of TRL's trainer as it comes, with our settings, on PEFT's adapter, which the subject's model carries."""
+    from trl import GRPOTrainer  # takes seconds to import
+
+    from boostlib.training.trl import Pass, reward_function
+
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = GRPOTrainer(
+            subject.model,
+            reward_function(subject.task, examples),
+            Pass(own, subject, examples, seed=0).config(scratch, own.learning_rate),
+            Dataset.from_list([{"prompt": e.prompt, "index": i} for i, e in enumerate(examples)]),
+            processing_class=subject.tokenizer,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    vars(subject.model.get_base_model()).pop("forward", None)  # TRL leaves its own there
+    subject.model.eval()
+    return trainer.state.global_step
+
+
+@contextmanager
+def completions(task: TextTask) -> Iterator[list[int]]:
+    """How many completions of `task` are scored inside, call by call."""
+    made: list[int] = []
+    plain = type(task).score_many
+
+    def counted(self, texts, examples):
+        made.append(len(texts))
+        return plain(self, texts, examples)
+
+    with patch.object(type(task), "score_many", counted):
+        yield made

@@ -1,26 +1,82 @@
-"""The update in the weights: folding it in and out, what rounds of merging lose, and whether a merged model is slower.
+"""Singular directions, and the update in the weights: folding it in and out, and what rounds of merging lose.
 
-`fold`: against PEFT's merge_adapter and unmerge_adapter. `merge`: W0 + the sum of fp32 factors, cast once, against
-PEFT's merges in place. `export`: a merged export and the model that it was made from decode in turns.
+`basis`: one basis for a whole run, against an SVD at every adapter that PEFT adds. `fold`: against PEFT's merge_adapter
+and unmerge_adapter. `merge`: W0 + the sum of fp32 factors, cast once, against PEFT's merges in place.
 """
 
 import copy
 import tempfile
 from collections.abc import Iterable, Mapping
-from functools import partial
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from boostlib.adapter import TinyLoRA
-from boostlib.basis import target_modules
-from boostlib.bench.measure import Measurement, timed
+from boostlib.basis import SVDBasis, target_modules
+from boostlib.bench.measure import Measurement, clock, timed
 from boostlib.bench.setup import Setup, Sides, peft_tiny_lora
-from boostlib.evaluation.generate import generate
 from boostlib.update import LowRankUpdate, Weights
 
 BLOCKS = 1  # of the model in `merge`: accuracy shows on any, and every add is a full SVD of each weight
-EXPORT, BASE, AGAIN = "merged export", "base", "base, loaded again"
+
+
+# --- directions
+
+
+def bench_basis(setup: Setup) -> list[Measurement]:
+    """Seconds for one round and for `setup.rounds`, ours in turns with the peer's adds.
+
+        error = max over modules and directions of |S - S_LAPACK| / S_LAPACK, LAPACK in fp64
+
+    The peer's rounds are a real sequence: add, merge, add again. Only the adding is counted. Ours is timed with an
+    empty cache, writing the file included, and once more with that file there.
+    """
+    model, peer = setup.load()[0], setup.load()[0]
+    one, many, rank = "basis for 1 round", f"basis for {setup.rounds} rounds", setup.adapter.rank
+    add, adds = "PEFT TinyLoRA, 1 add", f"PEFT TinyLoRA, {setup.rounds} adds"
+    passes: list[dict[str, float]] = []
+    for t in tqdm(range(setup.rounds), desc="basis", unit="add", leave=False):
+        seconds: dict[str, float] = {}
+        with clock(seconds, add):
+            wrapped = peft_tiny_lora(peer, setup.adapter)
+        peer = wrapped.merge_and_unload()
+        if t % max(1, setup.rounds // setup.repeats) == 0:
+            seconds |= _cached_basis(model, rank, one) | _cached_basis(model, rank * setup.rounds, many)
+        passes.append(seconds)
+    names = (one, many, f"{many}, cached", add)
+    runs = {name: [seconds[name] for seconds in passes if name in seconds] for name in names}
+    return [
+        Measurement(
+            f"singular directions of {len(target_modules(model))} modules",
+            runs | {adds: [sum(runs[add])]},
+            [(one, add), (many, adds)],
+            work={many: {"rounds": setup.rounds}, adds: {"rounds": len(runs[add])}},
+            notes=_off_lapack(model, rank * setup.rounds),
+        )
+    ]
+
+
+def _cached_basis(model: nn.Module, rank: int, name: str) -> dict[str, float]:
+    """Seconds with an empty cache, and with the basis in it."""
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for label in (name, f"{name}, cached"):
+            with clock(seconds, label):
+                SVDBasis.from_model(model, rank, cache_dir=folder)
+    return seconds
+
+
+def _off_lapack(model: nn.Module, rank: int) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        basis = SVDBasis.from_model(model, rank, cache_dir=folder)
+    worst = 0.0
+    for name in tqdm(basis, desc="LAPACK", unit="weight", leave=False):
+        exact = torch.linalg.svdvals(model.get_submodule(name).weight.detach().double().cpu())[:rank]
+        worst = max(worst, float(((basis[name][1] - exact).abs() / exact).max()))
+    return {"largest relative error of a singular value": worst, "modules checked": len(basis)}
+
+
+# --- the update
 
 
 def bench_fold(setup: Setup) -> list[Measurement]:
@@ -106,33 +162,3 @@ def _error(model: nn.Module, weights: Weights, exact: Mapping[str, Tensor]) -> f
     off = sum(float((model.get_submodule(n).weight.double() - w).square().sum()) for n, w in exact.items())
     size = sum(float((w - weights.w0[n].double()).square().sum()) for n, w in exact.items())
     return (off / size) ** 0.5
-
-
-def bench_export(setup: Setup) -> list[Measurement]:
-    """Greedy decoding: the embedded model, the same loaded a second time, and a merged export.
-
-    The export is of `setup.rounds` rounds of random numbers, saved and loaded as `export_merged` leaves it. The second
-    load of the base shows how far two equal models differ in this process: the export has to lie within that.
-    """
-    sides = Sides(setup, setup.rounds)
-    models = {EXPORT: _exported(sides), BASE: sides.plain, AGAIN: setup.load()[0]}
-
-    def decode(model: nn.Module) -> int:
-        found = generate(model, sides.ours.tokenizer, sides.prompts, 2 * setup.new_tokens, stop_at_end=False)
-        return sum(map(len, found))
-
-    runs, tokens = timed({name: partial(decode, model) for name, model in models.items()}, setup.repeats)
-    pairs, work = [(EXPORT, BASE), (AGAIN, BASE)], {name: {"tokens": count} for name, count in tokens.items()}
-    return [Measurement("merged export, greedy decoding", runs, pairs, work=work, amount=tokens[BASE])]
-
-
-def _exported(sides: Sides) -> nn.Module:
-    total, model = LowRankUpdate(), sides.ours.model
-    for index in range(sides.setup.rounds):
-        adapter = TinyLoRA(sides.basis, sides.setup.adapter, index)
-        adapter.v.data.normal_(std=0.05)
-        total = total + adapter.update()
-    sides.weights.merge(total)
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        return type(model).from_pretrained(folder, dtype=model.dtype).to(model.device).eval()

@@ -8,8 +8,8 @@ from helpers import ParityTask
 
 from boostlib import GRPO, AdapterConfig, BoostError
 from boostlib.__main__ import main
-from boostlib.bench import SUBJECTS, bench, measure
-from boostlib.bench.measure import Measurement, phased, print_summary
+from boostlib.bench import SUBJECTS, bench
+from boostlib.bench.measure import Measurement, phased, print_tables
 from boostlib.bench.setup import Setup, peft_tiny_lora
 
 FAST = [name for name in SUBJECTS if name != "sandbox"]  # its peer is not a dependency
@@ -50,22 +50,22 @@ def test_every_subject_measures_and_writes_what_it_found(subject, setup, tmp_pat
 
 @pytest.mark.parametrize(
     ("subject", "count"),
-    [("decode", "tokens"), ("rollout", "tokens"), ("grpo", "completions"), ("round", "steps"), ("memory", "tokens")],
+    [("decode", "tokens"), ("round", "steps"), ("round", "completions"), ("memory", "tokens")],
 )
 def test_both_sides_do_the_same_work(subject, count, setup):
-    for one in measure(subject, setup):
+    for one in SUBJECTS[subject](setup):
         done = {work[count] for work in one.work.values()}
         assert len(done) == 1 and done.pop() > 0
 
 
 def test_drafts_and_plain_loops_write_the_same_completions(setup):
-    for one in [*measure("drafts", setup), *measure("evaluate", setup)]:
+    for one in [*SUBJECTS["drafts"](setup), *SUBJECTS["evaluate"](setup)]:
         same, _, n = one.notes["equal completions"].partition(" of ")
         assert same == n
 
 
 def test_the_phases_add_up_to_the_whole():
-    one = phased("a round", {"ours": [({"a": 1.0, "b": 2.0}, {})], "peer": [({"a": 4.0, "b": 5.0}, {})]})
+    one = phased("a round", {"ours": ({"a": 1.0, "b": 2.0}, {}), "peer": ({"a": 4.0, "b": 5.0}, {})})
     assert one.medians["ours: whole"] == 3.0 and one.ratios[-1] == ("ours: whole", "peer: whole", 3.0)
 
 
@@ -86,8 +86,8 @@ def test_a_subject_that_is_not_there_is_named(capsys):
     assert main(["bench", "speed"]) == 1 and "basis" in capsys.readouterr().err
 
 
-def test_the_summary_has_a_line_for_every_comparison(capsys):
+def test_every_comparison_is_printed_with_its_ratio(capsys):
     one = Measurement("x", {"a": [1.0, 3.0], "b": [4.0], "c": [1.0]}, [("a", "b"), ("a", "c")])
-    print_summary({"x": [one.record({})]})
-    lines = capsys.readouterr().out.strip().splitlines()
-    assert len(lines) == 3 and lines[1].split()[-1] == "2.00" and lines[2].split()[-1] == "0.50"
+    print_tables("x", [one.record({"device": "cpu", "threads": 1, "date": ""})])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "times as good as" in line]
+    assert [(line.split()[1], line.split()[-1]) for line in lines] == [("2.00", "b"), ("0.50", "c")]

@@ -15,7 +15,8 @@ merged and a fresh one started. Noise shows what rank is within reach; training 
 
 Departures:
 - Not the whole model is wrapped but one copy of a linear of each distinct shape, and numbers are multiplied by how
-  often that shape occurs. Ranks of a shape are those of its first module.
+  often that shape occurs. Ranks of a shape are those of its first module. Adapters are counted on fp32 weights, as one
+  would train: on fp64 ones PEFT unfreezes AdaLoRA's counter of ranks.
 - The rows built with boostlib count by the formula ceil(modules / n_tie) * u, as tying does not show on one module of
   each shape; and their ranks, of the thin factors B A, are measured untied (n_tie=1) whatever the row's tying: a module
   has its own P either way, and which modules share v changes no module's rank at generic v.
@@ -23,14 +24,14 @@ Departures:
 
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pandas as pd
 import torch
-from peft import AdaLoraConfig, LoraConfig, PeftConfig, TinyLoraConfig, VeraConfig, get_peft_model
-from torch import Tensor, nn
+from peft import AdaLoraConfig, LoraConfig, TinyLoraConfig, VeraConfig, get_peft_model
+from torch import nn
 
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis, target_modules
@@ -44,8 +45,8 @@ NOISE = 0.1  # standard deviation of what trainable numbers are moved by
 class Peer:
     """A kind of adapter, mostly at its smallest.
 
-    trained: what is counted. config: PEFT's, from the names of the modules, or boostlib's own. shared: all modules
-    train the same numbers. start: dtype of the weights that it starts from; PiSSA takes none finer than fp32.
+    trained: what is counted. config: makes PEFT's, or is boostlib's own. start: dtype of the weights that rounds start
+    from; PiSSA takes none finer than fp32.
     """
 
     name: str
@@ -54,35 +55,28 @@ class Peer:
     trained: str
     formula: str
     formula_rounds: str
-    config: Callable[[list[str]], PeftConfig] | AdapterConfig
+    config: Callable | AdapterConfig
     built: str = "PEFT"
-    shared: bool = False
     start: torch.dtype = torch.float64
 
 
+lora = partial(LoraConfig, r=1, lora_alpha=1)
+adalora = partial(AdaLoraConfig, init_r=1, target_r=1, lora_alpha=1, tinit=0, tfinal=0, total_step=1)
 PEERS = (
-    Peer("LoRA", "2106.09685", "r=1", "A, B", "r", "r T", lambda names: _lora(names)),
+    Peer("LoRA", "2106.09685", "r=1", "A, B", "r", "r T", lora),
     Peer(
         "PiSSA", "2404.02948", "r=1", "A, B", "2 r", "2 r T",
-        lambda names: _lora(names, init_lora_weights="pissa"), start=torch.float32,
+        partial(lora, init_lora_weights="pissa"), start=torch.float32,
     ),
-    Peer(
-        "AdaLoRA", "2303.10512", "init_r=1", "A, B, E", "r", "r T",
-        lambda names: AdaLoraConfig(
-            init_r=1, target_r=1, lora_alpha=1, tinit=0, tfinal=0, total_step=1, target_modules=names
-        ),
-    ),
-    Peer(
-        "DoRA", "2402.09353", "r=1", "A, B, magnitudes", "min(out, in)", "min(out, in)",
-        lambda names: _lora(names, use_dora=True),
-    ),
+    Peer("AdaLoRA", "2303.10512", "init_r=1", "A, B, E", "r", "r T", adalora),
+    Peer("DoRA", "2402.09353", "r=1", "A, B, magnitudes", "min(out, in)", "min(out, in)", partial(lora, use_dora=True)),
     Peer(
         "VeRA", "2310.11454", "r=1", "b, d (shared A, B frozen)", "r", "r: A is the same each time",
-        lambda names: VeraConfig(r=1, target_modules=names),
+        partial(VeraConfig, r=1),
     ),
     Peer(
         "TinyLoRA", "2602.04118", "r=2, u=1, all modules tied", "v", "r", "r, or more: the SVD is taken anew",
-        lambda names: TinyLoraConfig(r=2, u=1, weight_tying=1.0, target_modules=names), shared=True,
+        partial(TinyLoraConfig, r=2, u=1, weight_tying=1.0),
     ),
 )  # fmt: skip
 
@@ -98,15 +92,14 @@ def peers_table(model: nn.Module, adapter: AdapterConfig | None = None, rounds: 
     names, rows = target_modules(model), []
     with torch.random.fork_rng(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # PEFT on a bare module, and its settings left at their smallest
-        basis = SVDBasis.from_model(OneOfEach(model, names), max(adapter.rank * rounds, 2), cache_dir=folder)
+        basis = SVDBasis.from_model(one_of_each(model, names)[0], max(adapter.rank * rounds, 2), cache_dir=folder)
         for peer in (*PEERS, *_own(adapter)):
             torch.manual_seed(0)
             if isinstance(peer.config, AdapterConfig):
-                numbers = peer.config.num_parameters(len(names))
-                one, total = (_own_ranks(basis, peer.config, count) for count in (1, rounds))
+                numbers, ranks = peer.config.num_parameters(len(names)), _own_ranks(basis, peer.config, rounds)
             else:
-                numbers = count_trained(peer, OneOfEach(model, names))
-                one, total = _peft_ranks(peer, OneOfEach(model, names), rounds)
+                numbers = _count(peer.config, *one_of_each(model, names))
+                ranks = _peft_ranks(peer, one_of_each(model, names)[0], rounds)
             rows.append(
                 {
                     "method": peer.name,
@@ -115,10 +108,10 @@ def peers_table(model: nn.Module, adapter: AdapterConfig | None = None, rounds: 
                     "smallest setting": peer.setting,
                     "trained": peer.trained,
                     "numbers": numbers,
-                    "rank": _span(one),
+                    "rank": _span(ranks[0]),
                     "rank, formula": peer.formula,
                     f"numbers, {rounds} rounds": numbers * rounds,
-                    f"rank, {rounds} rounds": _span(total),
+                    f"rank, {rounds} rounds": _span(ranks[-1]),
                     "rank, T rounds, formula": peer.formula_rounds,
                 }
             )
@@ -138,67 +131,59 @@ def _own(adapter: AdapterConfig) -> list[Peer]:
     ]
 
 
-class OneOfEach(nn.Module):
-    """fp64 copies of the first linear of each distinct shape; `counts`: how many modules have that shape."""
-
-    def __init__(self, model: nn.Module, names: list[str]):
-        super().__init__()
-        weights = [model.get_submodule(name).weight.detach() for name in names]
-        self.counts = list(Counter(weight.shape for weight in weights).values())
-        first = {weight.shape: weight for weight in reversed(weights)}
-        self.layers = nn.ModuleList(_linear(first[shape]) for shape in Counter(weight.shape for weight in weights))
-        self.names = [f"layers.{i}" for i in range(len(self.layers))]
-
-    def weights(self) -> list[Tensor]:
-        """Copies of the present weights, (out, in) each."""
-        return [layer.weight.detach().clone() for layer in self.layers]
+def one_of_each(model: nn.Module, names: list[str]) -> tuple[nn.ModuleDict, list[int]]:
+    """Copies, in `layers`, of the first linear of each distinct shape, and how many modules have that shape."""
+    found: dict[tuple, list[nn.Parameter]] = {}
+    for name in names:
+        weight = model.get_submodule(name).weight
+        found.setdefault(tuple(weight.shape), []).append(weight)
+    layers = [nn.Linear(wide, high, bias=False) for high, wide in found]
+    for layer, weights in zip(layers, found.values(), strict=True):
+        layer.weight = nn.Parameter(weights[0].detach().float().clone())
+    return nn.ModuleDict({"layers": nn.ModuleList(layers)}), [len(weights) for weights in found.values()]
 
 
-def _peft_ranks(peer: Peer, small: OneOfEach, rounds: int) -> tuple[list[int], list[int]]:
+def _count(config: Callable, small: nn.ModuleDict, counts: list[int]) -> int:
+    """Trainable numbers of the whole model, from those of one module of each shape; wraps `small`."""
+    names = [f"layers.{i}" for i in range(len(counts))]
+    whole = get_peft_model(small, config(target_modules=names))
+    each = [_trainable(small.get_submodule(name)) for name in names]
+    if sum(each) > _trainable(whole):  # all modules train the same numbers
+        return _trainable(whole)
+    return sum(count * one for count, one in zip(counts, each, strict=True))
+
+
+def _peft_ranks(peer: Peer, small: nn.ModuleDict, rounds: int) -> list[list[int]]:
     """Ranks of W - W0 of every shape after one round and after `rounds`; each round is merged into `small`."""
-    w0, ranks = small.weights(), []
+    w0, ranks = _weights(small), []
     for t in range(rounds):
-        wrapped = get_peft_model(small.to(peer.start), peer.config(list(small.names))).double()  # type: ignore[operator]
+        names = [f"layers.{i}" for i in range(len(w0))]
+        wrapped = get_peft_model(small.to(peer.start), peer.config(target_modules=names)).double()
         with torch.no_grad():
             for parameter in wrapped.parameters():
                 if parameter.requires_grad:
                     parameter += NOISE * torch.randn_like(parameter)
         small = wrapped.merge_and_unload()
         if t in (0, rounds - 1):
-            deltas = (w - before for w, before in zip(small.weights(), w0, strict=True))
+            deltas = (w - before for w, before in zip(_weights(small), w0, strict=True))
             ranks.append([rank_of(torch.linalg.svdvals(delta), EXACT) for delta in deltas])
-    return ranks[0], ranks[-1]
+    return ranks
 
 
-def count_trained(peer: Peer, small: OneOfEach) -> int:
-    """Trainable numbers of the whole model, from those of one module of each shape; wraps `small`.
-
-    In fp32, as one would train: on fp64 weights PEFT unfreezes AdaLoRA's counter of ranks.
-    """
-    wrapped = get_peft_model(small.float(), peer.config(list(small.names)))  # type: ignore[operator]
-    if peer.shared:
-        return _trainable(wrapped)
-    return sum(count * _trainable(layer) for count, layer in zip(small.counts, small.layers, strict=True))
-
-
-def _own_ranks(basis: SVDBasis, config: AdapterConfig, rounds: int) -> list[int]:
-    torch.manual_seed(0)
-    total = LowRankUpdate()
+def _own_ranks(basis: SVDBasis, config: AdapterConfig, rounds: int) -> list[list[int]]:
+    """Ranks of every shape after 1, 2, ... `rounds` rounds."""
+    total, ranks = LowRankUpdate(), []
     for t in range(rounds):
         tiny = TinyLoRA(basis, replace(config, n_tie=1), t)
         tiny.v.data.normal_(std=NOISE)
         total += tiny.update()
-    return [epsilon_rank(b, a, EXACT) for b, a in total.values()]
+        ranks.append([epsilon_rank(b, a, EXACT) for b, a in total.values()])
+    return ranks
 
 
-def _lora(names: list[str], **settings) -> LoraConfig:
-    return LoraConfig(r=1, lora_alpha=1, target_modules=names, **settings)
-
-
-def _linear(weight: Tensor) -> nn.Linear:
-    linear = nn.Linear(*weight.shape[::-1], bias=False, dtype=torch.float64, device=weight.device)
-    linear.weight.data.copy_(weight)
-    return linear
+def _weights(small: nn.ModuleDict) -> list[torch.Tensor]:
+    """Copies of the present weights, (out, in) fp64 each."""
+    return [layer.weight.detach().double().clone() for layer in small["layers"]]
 
 
 def _trainable(module: nn.Module) -> int:

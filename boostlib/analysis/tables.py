@@ -51,11 +51,24 @@ def finished(ledger: Ledger) -> list[Round]:
     return rounds
 
 
+def require_same_problems(runs: Sequence[Ledger], splits: Sequence[str]) -> None:
+    """Raises BoostError, naming both runs, where two were not scored on the same problems of one of `splits`."""
+    for run in runs:
+        for split in splits:
+            hashes = [one.header["identity"].get("data", {}).get(split) for one in (runs[0], run)]
+            if hashes[0] != hashes[1]:
+                raise BoostError(
+                    f"{runs[0].dir} and {run.dir} were not scored on the same problems of {split!r}: runs of one task "
+                    "and one set of data can be compared; show others one by one"
+                )
+
+
 def first_and_last(runs: Sequence[Ledger], split: str, after: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Who of the held-out `split` is right untrained, and after `after` rounds (None: all): (runs, n) bool each.
 
-    Raises BoostError for a run without a finished round, or not scored on `split`.
+    Raises BoostError for a run without a finished round, or not scored on `split`, or of other problems than the first.
     """
+    require_same_problems(runs, [split])
     ends = [(run.base, finished(run)[:after][-1]) for run in runs]
     before, after_it = (np.array([held_out(row, split).bits() for row in rows]) for rows in zip(*ends, strict=True))
     return before, after_it
@@ -85,6 +98,7 @@ def versus_table(groups: Groups, other: str, split: str = "test", after: int | N
         seeds = sorted(runs.keys() & reference.keys())
         if not seeds:
             raise BoostError(f"{label} and {other} share no seed: a paired comparison needs one")
+        require_same_problems([*runs.values(), *reference.values()], [split])
         ours, theirs = (first_and_last([side[seed] for seed in seeds], split, after)[1] for side in (runs, reference))
         gain, low, high = paired_bootstrap(theirs, ours)
         differences = " ".join(f"{gap:+.3f}" for gap in ours.mean(axis=1) - theirs.mean(axis=1))

@@ -8,8 +8,8 @@ Departures and choices: a skipped or rejected round adds no columns, so T counts
 factors, and where the base is bf16 it adds them in the forward pass instead of rounding them into the weights: it then
 differs from the merged model by that rounding, and is the finer of the two.
 
-vLLM reads a LoRA's files with rules of its own: its `PEFTHelper` takes no modules_to_save, DoRA or bias, its LoRA rank
-is at most one of a few numbers, and it knows modules by their last names.
+vLLM reads a LoRA's files with rules of its own: its LoRA rank is at most one of a few numbers, and it knows modules by
+their last names. That it takes no modules_to_save, DoRA or bias does not matter: there are none here.
 
 Directories are written aside and renamed: an export exists whole or not at all. Nothing is overwritten.
 """
@@ -172,36 +172,18 @@ def lora_config(run: Run) -> dict[str, Any]:
     return {**config, "target_modules": sorted(config["target_modules"])}  # a set has another order in each process
 
 
-def vllm_problems(config: Mapping[str, Any]) -> list[str]:
-    """What of a PEFT config vLLM would refuse, by the rules of its `PEFTHelper` and `MaxLoRARanks`; empty: nothing."""
-    problems = []
-    if config["r"] > VLLM_RANKS[-1]:
+def serving_notes(config: Mapping[str, Any]) -> list[str]:
+    """What to tell who serves it: the setting of vLLM, or why it is not for vLLM. Nothing for an encoder."""
+    if config["task_type"] != "CAUSAL_LM":
+        return []
+    fitting, problems = [rank for rank in VLLM_RANKS if rank >= config["r"]], []
+    if not fitting:
         problems.append(f"rank {config['r']} is above {VLLM_RANKS[-1]}, the most vLLM takes: export fewer rounds")
     if any("." in name for name in config["target_modules"]):
         problems.append("vLLM knows modules by plain names such as q_proj: these targets cover only some layers")
-    unset = ("modules_to_save", "use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
-    problems += [f"vLLM does not take {key}={config[key]!r}" for key in unset if config.get(key)]
-    if config.get("bias", "none") != "none":
-        problems.append(f"vLLM does not take bias={config['bias']!r}")
-    return problems
-
-
-def serving_notes(config: Mapping[str, Any]) -> list[str]:
-    """What to tell who serves it: the setting of vLLM, or why it is not for vLLM. Nothing for an encoder."""
-    problems = vllm_problems(config)
-    if config["task_type"] != "CAUSAL_LM":
-        return []
     if problems:
         return [f"Not for vLLM: {'; '.join(problems)}."]
-    return [f"vLLM: `--enable-lora --max-lora-rank {vllm_max_lora_rank(config['r'])}`."]
-
-
-def vllm_max_lora_rank(rank: int) -> int:
-    """The smallest `--max-lora-rank` of vLLM that a LoRA of `rank` fits. Raises RunError where none does."""
-    fitting = [allowed for allowed in VLLM_RANKS if allowed >= rank]
-    if not fitting:
-        raise RunError(f"a LoRA of rank {rank} fits no vLLM: its ranks end at {VLLM_RANKS[-1]}. Export fewer rounds")
-    return fitting[0]
+    return [f"vLLM: `--enable-lora --max-lora-rank {fitting[0]}`."]
 
 
 def _target_names(run: Run) -> list[str]:

@@ -8,7 +8,7 @@ can be read on a telephone.
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from string import Template
@@ -29,7 +29,6 @@ from boostlib.tasks.base import Task
 
 PAGE = Template(Path(__file__).with_name("page.html").read_text())
 PLAIN_SVG = {"Date": None, "Creator": None, "Format": None, "Type": None}  # else it names addresses
-ROUND_COLUMNS = ("round", "failures", "fixed", "broken", "train")
 
 
 def write_html(ledger: Ledger, task: Task | None, path: str | Path) -> Path:
@@ -40,7 +39,8 @@ def write_html(ledger: Ledger, task: Task | None, path: str | Path) -> Path:
     if ledger.base is None or not ledger.rounds:
         raise BoostError(f"{ledger.dir} holds no finished round yet: run it first")
     classes = class_report(ledger, task) if task is not None else None
-    identity = ledger.header["identity"]
+    identity, columns = ledger.header["identity"], {"base": "before", "boosted": "after"}
+    gains = _held_out_gains(ledger)[[*columns, "gain", "low", "high"]].rename(columns=columns)
     with plt.rc_context():
         use_style()
         figures = _figures(ledger, classes)
@@ -48,7 +48,7 @@ def write_html(ledger: Ledger, task: Task | None, path: str | Path) -> Path:
         title=escape(f"{identity['task']['name']}: {ledger.dir.name}"),
         model=escape(identity["model"]["name"]),
         summary="".join(f"<p>{escape(line)}</p>" for line in summary(ledger, classes)),
-        gains=_table(_gains(ledger)),
+        gains=_table(gains.rename_axis("cases")),
         classes=_class_section(classes),
         rounds=_table(_rounds(ledger)),
         figures=figures,
@@ -72,10 +72,9 @@ def summary(ledger: Ledger, classes: pd.DataFrame | None = None) -> list[str]:
         f"The repair took {len(rounds)} rounds, of which {merged} were kept; they change the model by {numbers} "
         "trained numbers and cost nothing when it is used.",
     ]
-    lines += [_verdict(split, row) for split, row in _held_out_gains(ledger).items()]
+    lines += [_verdict(split, row) for split, row in _held_out_gains(ledger).iterrows()]
     if classes is not None:
-        total = classes.loc[classes.index.get_level_values("split") != "train"]
-        total = total[total.index.get_level_values("class") != "(all)"]
+        total = classes.query("split != 'train' and `class` != '(all)'")
         if len(total):
             before, after = (total[f"cost {when}"].sum() for when in ("before", "after"))
             lines.append(
@@ -98,32 +97,23 @@ def _verdict(split: str, row: pd.Series) -> str:
     )
 
 
-def _held_out_gains(ledger: Ledger) -> dict[str, pd.Series]:
-    return {split: gains_table({"run": [ledger]}, split).loc["run"] for split in ledger.base.metrics}
-
-
-def _gains(ledger: Ledger) -> pd.DataFrame:
-    rows = {split: row[["base", "boosted", "gain", "low", "high"]] for split, row in _held_out_gains(ledger).items()}
-    return (
-        pd.DataFrame(rows).T.rename_axis("cases").reset_index().rename(columns={"base": "before", "boosted": "after"})
-    )
+def _held_out_gains(ledger: Ledger) -> pd.DataFrame:
+    """The run's row of `gains_table` for each held-out split."""
+    return pd.DataFrame({split: gains_table({"run": [ledger]}, split).loc["run"] for split in ledger.base.metrics}).T
 
 
 def _rounds(ledger: Ledger) -> pd.DataFrame:
-    table = rounds_table(ledger).reset_index()
-    counts = ["failures", "fixed", "broken"]
-    table[counts] = table[counts].astype("Int64").astype(object)  # the untrained model has none
-    table["round"] = table["round"].astype(str)
-    return table[[column for column in (*ROUND_COLUMNS, *ledger.base.metrics) if column in table]]
+    table, counts = rounds_table(ledger), ["failures", "fixed", "broken"]
+    table[counts] = table[counts].astype("Int64")  # the untrained model has none
+    return table[[column for column in (*counts, "train", *ledger.base.metrics) if column in table]]
 
 
 def _class_section(classes: pd.DataFrame | None) -> str:
     if classes is None:
         return "<p>The task was not given, so failures are not split by class here.</p>"
-    table = classes.reset_index()
-    gains = [_interval(row, 3) for row in table[["gain", "low", "high"]].to_numpy()]
-    saved = [_interval(row, 1) for row in table[["cost saved", "saved low", "saved high"]].to_numpy()]
-    table = table[["split", "class", "n", "before", "after", "fixed", "broken"]]
+    gains = [_interval(*row, digits=3) for row in classes[["gain", "low", "high"]].to_numpy()]
+    saved = [_interval(*row, digits=1) for row in classes[["cost saved", "saved low", "saved high"]].to_numpy()]
+    table = classes[["n", "before", "after", "fixed", "broken"]]
     return _table(table.assign(**{"gain (95% interval)": gains, "cost saved (95% interval)": saved}))
 
 
@@ -164,24 +154,17 @@ def _provenance(ledger: Ledger) -> str:
 
 
 def _table(table: pd.DataFrame) -> str:
-    """A table in a box that scrolls. Columns that hold a text somewhere stand left, numbers right."""
-    kinds = ["text" if any(isinstance(x, str) for x in table[column]) else "number" for column in table.columns]
-    names = zip(kinds, table.columns, strict=True)
-    head = "".join(f'<th scope="col" class="{kind}">{escape(str(column))}</th>' for kind, column in names)
-    rows = (zip(kinds, row, strict=True) for row in table.astype(object).to_numpy().tolist())
-    body = "".join("<tr>" + "".join(f'<td class="{kind}">{_text(x)}</td>' for kind, x in row) + "</tr>" for row in rows)
-    return f'<div class="box" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    """A table in a box that scrolls. Its index, which may have several levels, stands left."""
+    cells = table.astype(object).where(table.notna(), "").map(_text).rename_axis(columns=None).reset_index()
+    with pd.option_context("display.max_colwidth", None):
+        text = cells.to_html(index=False, border=0, justify="unset", classes=f"by{table.index.nlevels}")
+    return f'<div class="box" tabindex="0">{text}</div>'
 
 
 def _text(value) -> str:
-    if isinstance(value, str):
-        return escape(value)
-    if pd.isna(value):
-        return ""
-    text = f"{value:d}" if isinstance(value, int) else f"{value:.3f}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return text if isinstance(value, str) else text.replace("-", "\N{MINUS SIGN}")
 
 
-def _interval(middle_low_high: Sequence[float], digits: int) -> str:
-    one, two, three = (f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}") for value in middle_low_high)
-    return f"{one} ({two} to {three})"
+def _interval(gain: float, low: float, high: float, digits: int) -> str:
+    return f"{gain:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})".replace("-", "\N{MINUS SIGN}")

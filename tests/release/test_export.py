@@ -17,7 +17,7 @@ from boostlib import AdapterConfig, Ledger, boost, export_merged, export_peft, l
 from boostlib.common.durable import new_directory
 from boostlib.common.errors import BoostError, RunError
 from boostlib.common.stable import fingerprint_tensors, philox
-from boostlib.release.export import VLLM_RANKS, vllm_max_lora_rank, vllm_problems
+from boostlib.release.export import VLLM_RANKS, serving_notes
 
 GENERATE = """
 import sys, torch
@@ -134,7 +134,8 @@ def test_vllm_would_load_the_export(run, tmp_path):
     """The rules of vLLM's PEFTHelper, MaxLoRARanks and parse_fine_tuned_lora_name, as far as files can tell."""
     export_peft(run().dir, tmp_path / "lora")
     settings = json.loads((tmp_path / "lora/adapter_config.json").read_text())
-    assert vllm_problems(settings) == []
+    assert serving_notes(settings) == ["vLLM: `--enable-lora --max-lora-rank 8`."]
+    assert not any(settings.get(key) for key in ("modules_to_save", "use_dora", "rank_pattern", "alpha_pattern"))
     assert settings["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     assert (settings["peft_type"], settings["bias"], settings["use_rslora"]) == ("LORA", "none", False)
     for name in load_file(tmp_path / "lora/adapter_model.safetensors"):
@@ -145,29 +146,20 @@ def test_vllm_would_load_the_export(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"r": 514}, "514"),
-        ({"target_modules": ["layers.0.q_proj"]}, "q_proj"),
-        ({"bias": "all"}, "bias"),
-        ({"use_dora": True}, "use_dora"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
-        ({"alpha_pattern": {"q_proj": 4}}, "alpha_pattern"),
-    ],
+    ("change", "named"), [({"r": 514}, "514"), ({"target_modules": ["layers.0.q_proj"]}, "q_proj")]
 )
 def test_what_vllm_refuses_is_named(change, named):
-    good = {"r": 40, "target_modules": ["q_proj"], "bias": "none"}
-    assert vllm_problems(good) == []
-    (problem,) = vllm_problems({**good, **change})
-    assert named in problem
+    good = {"r": 40, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+    assert serving_notes(good) == ["vLLM: `--enable-lora --max-lora-rank 64`."]
+    (problem,) = serving_notes({**good, **change})
+    assert problem.startswith("Not for vLLM: ") and named in problem
+    assert serving_notes({**good, **change, "task_type": "FEATURE_EXTRACTION"}) == []
 
 
 def test_the_next_rank_that_vllm_allows():
-    assert [vllm_max_lora_rank(rank) for rank in (2, 8, 40, 300, 512)] == [8, 8, 64, 320, 512]
-    assert all(vllm_max_lora_rank(rank) == rank for rank in VLLM_RANKS)
-    with pytest.raises(RunError, match="514"):
-        vllm_max_lora_rank(514)
+    for rank, allowed in [(2, 8), (8, 8), (40, 64), (300, 320), (512, 512), *zip(VLLM_RANKS, VLLM_RANKS, strict=True)]:
+        (note,) = serving_notes({"r": rank, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"})
+        assert note.endswith(f"--max-lora-rank {allowed}`.")
 
 
 # --- merged

@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -11,6 +12,7 @@ import transformers
 from boostlib.adapter import STRATEGIES
 from boostlib.analysis.recorded import METHODS
 from boostlib.common import world
+from boostlib.common.durable import require_absent
 from boostlib.common.errors import BoostError
 
 GREEDY = ("candidates", "probe_batches", "choose")  # fields of Greedy, each an option
@@ -25,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     transformers.utils.logging.disable_progress_bar()  # "Loading weights", at every load
     try:
         return arguments.command(arguments) or 0
-    except BoostError as error:
+    except (BoostError, OSError) as error:  # OSError: a folder or file of the user's that the system refuses
         print(f"error{world.label()}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -94,12 +96,13 @@ def _vllm(args) -> tuple[dict, dict]:
 
 
 def _report(args) -> None:
-    from boostlib.analysis.tables import gains_table, provenance, rounds_table
+    from boostlib.analysis.tables import gains_table, provenance, require_same_problems, rounds_table
     from boostlib.records.bundle import open_record
 
     ledgers = [open_record(path) for path in args.run]
     if args.html:
         return _html(args, ledgers)
+    require_same_problems(ledgers, ledgers[0].header["identity"]["held_out"])
     for ledger in ledgers:
         print(f"{ledger.dir}  ({provenance([ledger])})\n{rounds_table(ledger).round(3).to_string()}\n")
     held_out = ledgers[0].header["identity"]["held_out"]
@@ -155,6 +158,8 @@ def _export(args) -> None:
     from boostlib.records.bundle import open_record
     from boostlib.release.export import export_bundle, export_merged, export_peft
 
+    for target in filter(None, (args.merged, args.peft, args.bundle)):  # all of them, before the first is written
+        require_absent(Path(target))
     task = _task_of(open_record(args.run), args.data_dir) if args.merged or args.peft else None
     if args.merged:
         print(f"wrote {export_merged(args.run, args.merged, args.round, task=task)}")
@@ -225,12 +230,13 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, command, about: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=about)
+        sub.register("type", None, _text)  # of every option that names no type
         sub.set_defaults(command=command)
         return sub
 
     sub = add("reproduce", _reproduce, "run the notebooks headless and say what each showed")
     sub.add_argument("--preset", default="demo", choices=("smoke", "demo", "lab", "paper"))
-    sub.add_argument("--only", default=(), type=lambda text: text.split(","), help="for example 00,01")
+    sub.add_argument("--only", default=(), type=_list, help="for example 00,01")
     sub.add_argument("--out", help="where executed notebooks and figures go (default out/PRESET)")
     _boost_options(add("boost", _boost, "boost one model on one task, without a notebook"))
     sub = add("report", _report, "tables of one or several runs (seeds)")
@@ -268,6 +274,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _text(text: str) -> str:
+    """An argument as it is given. Raises ArgumentTypeError for one that is empty or holds a NUL, as no name does."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError("a name that is not empty is expected")
+    return text
+
+
+def _list(text: str) -> list[str]:
+    return [_text(part.strip()) for part in text.split(",")]
+
+
 def _boost_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--preset", default="demo", choices=("smoke", "demo", "lab", "paper"))
     sub.add_argument(
@@ -292,7 +309,7 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--vllm",
         nargs="?",
-        const="",
+        const=False,
         metavar="URL",
         help="sample and evaluate with vLLM, in this process or on a server, see evaluation/vllm.py",
     )

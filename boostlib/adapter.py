@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from boostlib.basis import SVDBasis
 from boostlib.common.errors import BoostError, ModelError
-from boostlib.common.settings import Count, Seed, checked
+from boostlib.common.settings import Count, Seed, checked, valid
 from boostlib.common.stable import philox
 from boostlib.update import LowRankUpdate, Weights
 
@@ -122,7 +122,9 @@ class TinyLoRA:
     """The adapter of one round. `plan` overrides where each group looks; the basis must reach that far."""
 
     def __init__(self, basis: SVDBasis, config: AdapterConfig, round: int = 0, plan: Plan | None = None):
-        self.config, self.round, self.names = config, round, list(basis)
+        valid("TinyLoRA(basis=", basis, SVDBasis)
+        valid("TinyLoRA(config=", config, AdapterConfig)
+        self.config, self.round, self.names = config, valid("TinyLoRA(round=", round, int), list(basis)
         self.plan = [(block, draw) for block, draw in (plan or config.default_plan(len(basis), round))]
         if len(self.plan) != config.groups(len(basis)):
             raise BoostError(f"the plan has {len(self.plan)} entries, but there are {config.groups(len(basis))} groups")

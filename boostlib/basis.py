@@ -17,7 +17,7 @@ Departures from a textbook SVD, and why:
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from boostlib.common import world
 from boostlib.common.errors import ModelError
+from boostlib.common.settings import Names, checks, valid
 from boostlib.common.stable import cache_dir as default_cache_dir
 from boostlib.common.stable import fingerprint_tensors
 
@@ -41,12 +42,16 @@ VERSION = 2  # part of the cache key: raise it when the numbers change
 NOISE = 1e-6  # singular values below this share of the largest are noise, and so are their directions
 
 
-def target_modules(model: nn.Module, only: Sequence[str] | None = None) -> list[str]:
+@checks
+def target_modules(model: nn.Module, only: Names | None = None) -> list[str]:
     """Names of every linear layer of the blocks in model order; heads and embeddings are left out.
 
     The blocks are what lies inside an `nn.ModuleList`, in Llama, Qwen, BERT and ESM alike. `only` keeps the names
     that equal, or end in, one of its entries ("q_proj"). Raises ModelError where nothing is left.
     """
+    valid("target_modules(model=", model, nn.Module)
+    if only is not None and not only:
+        raise ModelError("target_modules(only=()): nothing is left; None keeps every linear layer of the blocks")
     lists = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
     found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(lists)] if lists else []
     if not found:
@@ -71,7 +76,7 @@ class SVDBasis(Mapping[str, tuple[Tensor, Tensor, Tensor]]):
         cls,
         model: nn.Module,
         rank: int = 40,
-        targets: Sequence[str] | None = None,
+        targets: Names | None = None,
         cache_dir: str | Path | None = None,
     ) -> "SVDBasis":
         """The basis of `model`'s present weights, from the cache where it is there already.
@@ -79,6 +84,7 @@ class SVDBasis(Mapping[str, tuple[Tensor, Tensor, Tensor]]):
         rank: directions per weight; a run of T rounds of rank r needs r * T. cache_dir: default `<cache>/basis`.
         Raises ModelError where a weight is smaller than `rank`, numerically of lower rank, or not finite.
         """
+        rank = valid("from_model(rank=", rank, int)
         weights = {name: model.get_submodule(name).weight.detach() for name in target_modules(model, targets)}
         _check_shapes(weights, rank)
         smallest = min(min(w.shape) for w in weights.values())

@@ -20,6 +20,7 @@ one block sum to one r x r core; and a W0 of rank below r T has no such blocks (
 import torch
 from torch import Tensor
 
+from boostlib.common.errors import BoostError
 from boostlib.common.settings import Share, checks
 
 EXACT = 1e-6  # the eps of the exact rank: in fp64, far above the rounding of fp32 factors and far below any direction
@@ -27,9 +28,22 @@ EXACT = 1e-6  # the eps of the exact rank: in fp64, far above the rounding of fp
 
 def singular_values(B: Tensor, A: Tensor) -> Tensor:
     """Singular values of B @ A, descending, fp64, (min(k, out, in),). B (out, k), A (k, in), any float dtype."""
+    _require_factors(B=B, A=A)
+    if B.shape[1] != A.shape[0]:
+        raise BoostError(f"B {tuple(B.shape)} and A {tuple(A.shape)}: B @ A needs as many columns in B as rows in A")
     r_b = torch.linalg.qr(B.double(), mode="r").R  # (min(out, k), k)
     r_a = torch.linalg.qr(A.double().T, mode="r").R  # (min(in, k), k)
     return torch.linalg.svdvals(r_b @ r_a.T)
+
+
+def _require_factors(**factors: Tensor) -> None:
+    """Raises BoostError for what is no matrix of finite numbers."""
+    for name, factor in factors.items():
+        if not isinstance(factor, Tensor) or factor.dim() != 2 or factor.is_complex():
+            shape = tuple(factor.shape) if isinstance(factor, Tensor) else type(factor).__name__
+            raise BoostError(f"{name} is {shape}: a matrix is needed, a tensor of two dimensions")
+        if not factor.isfinite().all():
+            raise BoostError(f"{name} {tuple(factor.shape)} holds a number that is not finite: its rank means nothing")
 
 
 @checks
@@ -58,5 +72,10 @@ def effective_rank_of(s: Tensor) -> float:
 
 def subspace_overlap(A1: Tensor, A2: Tensor) -> float:
     """Mean squared cosine of the principal angles between the row spaces of A1 (k1, in) and A2 (k2, in)."""
+    _require_factors(A1=A1, A2=A2)
+    if A1.shape[1] != A2.shape[1] or 0 in (*A1.shape, *A2.shape):
+        raise BoostError(
+            f"A1 {tuple(A1.shape)} and A2 {tuple(A2.shape)}: rows of the same length are needed, at least one each"
+        )
     q1, q2 = torch.linalg.qr(A1.double().T).Q, torch.linalg.qr(A2.double().T).Q
     return float((q1.T @ q2).square().sum() / min(A1.shape[0], A2.shape[0]))

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from boostlib.common.errors import RunError
@@ -21,7 +21,18 @@ def write_durably(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         _flush(path.parent)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise disk_error(path, error) from error
+
+
+def output_folder(folder: Path) -> Path:
+    """`folder`, made where it is missing. Raises RunError where it is a file, or cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    return folder
 
 
 @contextmanager

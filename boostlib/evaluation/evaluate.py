@@ -16,7 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from boostlib.common import world
-from boostlib.common.errors import DataError, ModelError
+from boostlib.common.errors import BoostError, DataError, ModelError
 from boostlib.common.settings import Count, Flag, Name, Seed, Share, checks
 from boostlib.evaluation.decode import Decode, Decoder
 from boostlib.evaluation.generate import encode
@@ -130,8 +130,19 @@ def paired_bootstrap(
 
     before, after: (n,) or (runs, n) bool or float. With several runs the same examples are drawn for all of them, and
     runs are drawn too, so the interval covers both which problems were asked and which seed was trained with.
+    Raises BoostError for outcomes of different shapes, without an example, or that are no finite numbers.
     """
-    gain = np.atleast_2d(np.asarray(after, dtype=float) - np.asarray(before, dtype=float))  # (runs, n)
+    try:
+        ends = [np.asarray(side, dtype=float) for side in (before, after)]
+    except (TypeError, ValueError) as error:
+        raise BoostError(f"paired_bootstrap: outcomes must be (n,) or (runs, n) numbers: {error}") from None
+    if ends[0].shape != ends[1].shape or ends[0].ndim not in (1, 2) or not ends[0].size:
+        raise BoostError(
+            f"paired_bootstrap: before {ends[0].shape} and after {ends[1].shape} must be of one shape: (n,), (runs, n)"
+        )
+    if not np.isfinite(ends).all():
+        raise BoostError("paired_bootstrap: an outcome is not finite: leave the example out on both sides")
+    gain = np.atleast_2d(ends[1] - ends[0])  # (runs, n)
     runs, n = gain.shape
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)

@@ -9,6 +9,7 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from boostlib.common.durable import output_folder
 from boostlib.common.errors import BoostError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,9 +32,9 @@ def reproduce(preset: str, only: Sequence[str] = (), out: str | Path | None = No
     Executed copies go to `out` (default `out/<preset>`), figures to `out/figures`; the committed notebooks are not
     touched. A notebook that fails is reported and the next one runs.
     """
-    folder = Path(out) if out is not None else ROOT / "out" / preset
-    folder.mkdir(parents=True, exist_ok=True)
-    return [_execute(source, folder.resolve(), preset) for source in select(only)]
+    sources = select(only)
+    folder = output_folder(Path(out) if out is not None else ROOT / "out" / preset)
+    return [_execute(source, folder.resolve(), preset) for source in sources]
 
 
 def select(only: Sequence[str]) -> list[Path]:

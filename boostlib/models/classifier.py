@@ -31,10 +31,10 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from boostlib.common import world
 from boostlib.common.durable import write_durably
-from boostlib.common.errors import ModelError, RunError, explain_oom
+from boostlib.common.errors import BoostError, ModelError, RunError, explain_oom
 from boostlib.common.stable import cache_dir, fingerprint_json, fingerprint_tensors
 from boostlib.models.embedded import EMBEDDED, quiet_loading
-from boostlib.models.language import chosen_device, chosen_dtype, load_error, weights_source
+from boostlib.models.language import chosen_device, chosen_dtype, load_error, model_name, weights_source
 from boostlib.models.sequences import Encoded, by_length, separator, to_tensors
 from boostlib.models.subject import Subject
 from boostlib.tasks.chains import AMINO_ACIDS
@@ -123,7 +123,7 @@ def load_classifier(name: str, dtype: str | torch.dtype = "auto", device: str | 
     A folder that `save_pretrained` wrote brings its head; otherwise the head is zero until `train_head`.
     dtype, device: as for `load_model`. Raises ModelError where the model is no encoder of proteins.
     """
-    place = chosen_device(device)
+    name, place = model_name(name), chosen_device(device)
     precision = chosen_dtype(dtype, place)
     if name in EMBEDDED and EMBEDDED[name].generates:
         raise ModelError(f"{name!r} is a language model, not an encoder: use load_model({name!r}), or 'antiberty' here")
@@ -132,7 +132,9 @@ def load_classifier(name: str, dtype: str | torch.dtype = "auto", device: str | 
         tokenizer = AutoTokenizer.from_pretrained(source)
         with quiet_loading(), explain_oom("the size of the model or its dtype", f"{name} in {precision}"):
             encoder = AutoModel.from_pretrained(source, dtype=precision).to(place)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except BoostError:
+        raise
+    except Exception as error:  # as in `load_model`
         raise ModelError(load_error(name, error, generates=False)) from error
     encoder.config._name_or_path = encoder.name_or_path = name
     _check_alphabet(tokenizer, name)

@@ -15,10 +15,10 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from boostlib.common.errors import ModelError, explain_oom
+from boostlib.common.errors import BoostError, ModelError, explain_oom
+from boostlib.common.settings import AnyPath, valid
 from boostlib.models.embedded import EMBEDDED, FETCH, convert, embedded_names, installed_weights
 
 DTYPES = {
@@ -36,7 +36,7 @@ def load_model(
 
     dtype: "auto", "bf16" or "fp32". device: "auto", "cpu", "cuda" or "cuda:1".
     """
-    place = chosen_device(device)
+    name, place = model_name(name), chosen_device(device)
     precision = chosen_dtype(dtype, place)
     if name in EMBEDDED and not EMBEDDED[name].generates:
         raise ModelError(f"{name!r} is an encoder, not a language model: use load_classifier({name!r})")
@@ -45,7 +45,9 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(source)
         with explain_oom("the size of the model or its dtype", f"{name} in {precision}"):
             model = AutoModelForCausalLM.from_pretrained(source, dtype=precision).to(place)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except BoostError:
+        raise
+    except Exception as error:  # a damaged folder raises dozens of types: all mean that no model loads from it
         raise ModelError(load_error(name, error, generates=True)) from error
     model.config._name_or_path = model.name_or_path = name
     return model.eval(), _ready(tokenizer)
@@ -57,8 +59,10 @@ def load_tokenizer(name: str, generates: bool = True) -> PreTrainedTokenizerBase
     Raises ModelError as `load_model` does.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(weights_source(name))
-    except (OSError, ValueError, ImportError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(weights_source(model_name(name)))
+    except BoostError:
+        raise
+    except Exception as error:  # as above
         raise ModelError(load_error(name, error, generates)) from error
     return _ready(tokenizer) if generates else tokenizer
 
@@ -99,7 +103,10 @@ def chosen_device(device: str | torch.device) -> torch.device:
         raise ModelError(f'device {str(device)!r} is not supported: use "auto", "cpu" or "cuda"')
     if kind == "cuda" and not torch.cuda.is_available():
         raise ModelError(f'device {str(device)!r}: torch {torch.__version__} sees no GPU here, use "auto" or "cpu"')
-    return torch.device(device)
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise ModelError(f'device {str(device)!r} is not supported: use "auto", "cpu", "cuda" or "cuda:1"') from None
 
 
 def chosen_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
@@ -110,6 +117,14 @@ def chosen_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     if chosen not in DTYPES.values():
         raise ModelError(f'dtype {str(dtype)!r} is not supported: use "auto", "bf16" or "fp32"')
     return chosen
+
+
+def model_name(name: str | os.PathLike) -> str:
+    """`name` as text. Raises BoostError where it is no name or path, or empty."""
+    name = str(valid("load_model(", name, AnyPath))
+    if not name.strip() or "\0" in name:
+        raise ModelError(f"{name!r} names no model: give an embedded name such as 'smollm2', a folder or a hub id")
+    return name
 
 
 def weights_source(name: str) -> str:

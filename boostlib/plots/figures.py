@@ -17,6 +17,8 @@ def rebuild(
 ) -> list[Path]:
     """Draw every figure of notebooks 04 and 05 that shows recorded runs: `math-<name>-*` of the folder `data`, and the
     measurements beside it in `theory`, which are about the rotating run of seed 0. Returns the files written."""
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise BoostError(f"{folder} is a file: give a folder for the figures")
     use_style()
     groups = growth_runs(data, name)
     missing = [method for method in ("rotate", "top", "monolithic") if LABELS[method] not in groups]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from boostlib.common.durable import write_durably
 from boostlib.common.errors import LedgerError, RunError
+from boostlib.common.settings import AnyPath, valid
 from boostlib.records.ledger import Ledger, require_header
 from boostlib.records.rows import Round
 
@@ -91,7 +92,8 @@ class Bundle(Ledger):
 
 def open_record(path: str | Path) -> Ledger:
     """The ledger in a run's directory, or in a bundle where `path` is a file."""
-    return Bundle(path) if Path(path).is_file() else Ledger(path)
+    path = Path(valid("open_record(", path, AnyPath))
+    return Bundle(path) if path.is_file() else Ledger(path)
 
 
 def write_bundle(

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from boostlib.common.errors import BoostError
+from boostlib.common.settings import valid
 from boostlib.config import data_hash
 from boostlib.evaluation.evaluate import paired_bootstrap
 from boostlib.plots.style import BROKEN, COLORS, FIXED, GREY, SIZE, canvas
@@ -34,7 +35,7 @@ def class_report(ledger: Ledger, task: Task) -> pd.DataFrame:
     Columns: n, before, after (accuracies), gain, low, high, fixed, broken, cost before, cost after, cost saved, saved
     low, saved high. Raises BoostError where `task` is not the one of the run, or costs name no id or class of it.
     """
-    base = ledger.base
+    base = valid("class_report(ledger=", ledger, Ledger).base
     if base is None:
         raise BoostError(f"{ledger.dir} holds no finished evaluation yet: run it first")
     splits = {split: run_examples(ledger, task, split) for split in ("train", *base.metrics)}

@@ -1,4 +1,4 @@
-"""What runs show, computed from their ledgers: tables, rank growth, dynamics, isolation, bounds, and peers.
+"""What runs show, computed from their ledgers: tables, rank growth, dynamics, isolation and bounds.
 
 Imports the loop (`boost`, `run`, `config`) and everything below it. Draws nothing.
 """

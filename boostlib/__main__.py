@@ -72,13 +72,7 @@ def _boost(args) -> None:
     )
     named = f"runs/{chosen.task}-{args.preset}-{args.method}{args.numbers or ''}-seed{args.seed}"
     run_dir = named if args.run_dir is None else args.run_dir
-    ledger = run_method(
-        with_method(chosen, args.method),
-        run_dir,
-        args.data_dir,
-        full=args.method == "full",
-        lora_rank=1 if args.method == "lora" else None,
-    )
+    ledger = run_method(with_method(chosen, args.method), run_dir, args.data_dir)
     if world.is_main():
         print(rounds_table(ledger).round(3).to_string())
 

@@ -52,11 +52,10 @@ def with_method(chosen: Preset, method: str) -> Preset:
     """The preset changed to `method`. One-round methods get the steps of all rounds together."""
     if method not in METHODS:
         raise BoostError(f"no method {method!r}; there are {', '.join(METHODS)}")
+    strategy: Any = method if method in STRATEGIES else "top"
+    adapter = replace(chosen.boost.adapter, strategy=strategy)
     if method in STRATEGIES:
-        strategy: Any = method
-        adapter = replace(chosen.boost.adapter, strategy=strategy)
-        return replace(chosen, boost=replace(chosen.boost, adapter=adapter))
-    adapter = replace(chosen.boost.adapter, strategy="top")
+        return replace(chosen, method=method, boost=replace(chosen.boost, adapter=adapter))
     if method == "monolithic":
         adapter = replace(adapter, rank=adapter.rank * chosen.boost.rounds)
     trainer = replace(chosen.trainer, max_steps=chosen.boost.rounds * chosen.trainer.max_steps, epochs=1000.0)
@@ -65,7 +64,7 @@ def with_method(chosen: Preset, method: str) -> Preset:
         trainer = replace(trainer, learning_rate=rate)
     train_on: Any = "failures" if method == "monolithic" else "all"
     boost = replace(chosen.boost, rounds=1, train_on=train_on, adapter=adapter, drafts=False)
-    return replace(chosen, trainer=trainer, boost=boost)
+    return replace(chosen, method=method, trainer=trainer, boost=boost)
 
 
 def with_size(chosen: Preset, parameters: int) -> Preset:
@@ -98,20 +97,12 @@ def prepare(chosen: Preset, data_dir: str | None = None, run_dir: str | Path | N
     return model, tokenizer, task
 
 
-def run_method(
-    chosen: Preset,
-    run_dir: str | Path,
-    data_dir: str | None = None,
-    full: bool = False,
-    lora_rank: int | None = None,
-) -> Ledger:
-    """Run, or continue, what `with_method` gave, on a freshly loaded model; returns its ledger.
-
-    full: all weights. lora_rank: a LoRA of that rank. Else BoostLoRA's adapters.
-    """
+def run_method(chosen: Preset, run_dir: str | Path, data_dir: str | None = None) -> Ledger:
+    """Run, or continue, the preset's method (see `with_method`) on a freshly loaded model; returns its ledger."""
     model, tokenizer, task = prepare(chosen, data_dir, run_dir)
-    if full or lora_rank:
-        return finetune(Run(model, tokenizer, task, chosen.trainer, chosen.boost), run_dir, lora_rank)
+    if chosen.method in ("lora", "full"):
+        run = Run(model, tokenizer, task, chosen.trainer, chosen.boost)
+        return finetune(run, run_dir, lora_rank=1 if chosen.method == "lora" else None)
     return boost(model, tokenizer, task, chosen.trainer, chosen.boost, run_dir, gate=chosen.gate).ledger
 
 

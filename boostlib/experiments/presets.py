@@ -35,6 +35,7 @@ class Preset:
     full_learning_rate: float = 1e-6  # of the full fine-tuning baseline
     lora_learning_rate: float = 1e-4  # of the LoRA baseline, alpha = r
     sizes: Mapping[int, tuple[int, int, float]] = field(default_factory=dict)  # numbers: (n_tie, u, learning rate)
+    method: str = "rotate"  # as `with_method` sets it
     gate: Gate | None = None  # None: every round is merged, as in the paper
     also: tuple[str, ...] = ()  # other tasks that the base and the boosted model are scored on at the end
 

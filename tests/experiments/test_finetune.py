@@ -1,6 +1,6 @@
 """Baselines: all weights at once, PEFT's LoRA, and TinyLoRA's way of training on everything."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from helpers import FakeTrainer, ParityTask
 
 from boostlib import GRPO, AdapterConfig, BoostConfig, boost, preset, replay, target_modules
 from boostlib.common.errors import BoostError, RunError
-from boostlib.experiments.methods import finetune, with_method
+from boostlib.experiments.methods import finetune, run_method, with_method
 from boostlib.experiments.presets import MATH
 from boostlib.records.rows import Training
 from boostlib.run import Run
@@ -25,6 +25,9 @@ class Nudge:
     by: float = 0.02
     given: int = 0
     skipped: str = ""
+    learning_rate: float = 0.0
+    max_steps: int = 1
+    epochs: float = 1.0
 
     def settings(self):
         return {"kind": "nudge", "by": self.by}
@@ -193,6 +196,19 @@ def test_baselines_get_the_steps_of_all_rounds_and_a_learning_rate_of_their_own(
     assert lora.boost == tiny.boost and lora.boost.train_on == "all"
     rates = (lora.trainer.learning_rate, full.trainer.learning_rate)
     assert rates == (demo.lora_learning_rate, demo.full_learning_rate)
+
+
+@pytest.mark.parametrize(
+    ("method", "adapter"), [("full", "all weights"), ("lora", "LoRA r=1"), ("top", "top"), ("rotate", "rotate")]
+)
+def test_a_preset_runs_the_method_that_it_was_changed_to(
+    tiny_llama, tiny_tokenizer, tmp_path, method, adapter, monkeypatch
+):
+    monkeypatch.setattr("boostlib.experiments.methods.prepare", lambda *_: (tiny_llama(), tiny_tokenizer, ParityTask()))
+    small = replace(MATH["smoke"], trainer=Nudge(), boost=replace(CONFIG, rounds=1))
+    identity = run_method(with_method(small, method), tmp_path).header["identity"]
+    found = identity["adapter"]
+    assert (found if isinstance(found, str) else found["strategy"]) == adapter
 
 
 def test_train_on_all_gives_the_trainer_the_whole_training_set(tiny_llama, tiny_tokenizer, tmp_path):

@@ -95,11 +95,6 @@ def waiting(ledger: Ledger) -> np.ndarray:
     return table / table[0]
 
 
-def rounds_wrong(ledger: Ledger) -> pd.Series:
-    """After how many of the rounds each ever-wrong problem was wrong, counting the untrained model: index problem."""
-    return histories(ledger).sum(axis=1).rename("rounds wrong")
-
-
 def stopping_table(ledgers: Sequence[Ledger], split: str = "test") -> pd.DataFrame:
     """Would stopping after t rounds have paid? One row a t: mean accuracy of `split`, and what all the remaining rounds
     still gained, with a paired 95% interval over problems and seeds.

@@ -96,8 +96,6 @@ def _cell(values: pd.Series) -> str:
 class FreshRounds(NamedTuple):
     """What the rounds of one weight add up to."""
 
-    B: Tensor  # (out, r T) fp64; the sum of all rounds is B @ A
-    A: Tensor  # (r T, in) fp64
     overlaps: list[float]  # a round: the share of its r rows that lies in the span of the rounds before it, 0..1
     ranks: list[int]  # exact rank of the sum after each round
 
@@ -120,7 +118,7 @@ def fresh_svd_rounds(weight: Tensor, cores: Sequence[Tensor]) -> FreshRounds:
         merged = merged + left @ rows
         B, A = torch.cat([B, left], dim=1), torch.cat([A, rows])
         ranks.append(epsilon_rank(B, A, EXACT))
-    return FreshRounds(B, A, overlaps, ranks)
+    return FreshRounds(overlaps, ranks)
 
 
 def _share_within(rows: Tensor, earlier: Tensor) -> float:

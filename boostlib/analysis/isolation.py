@@ -22,7 +22,7 @@ from boostlib.common.stable import philox
 from boostlib.evaluation.generate import encode, generate
 from boostlib.models.subject import Subject
 from boostlib.records.ledger import Ledger
-from boostlib.run import Run, rebuilt_rounds, replay_run
+from boostlib.run import rebuilt_rounds, replay_run
 from boostlib.tasks.base import Example, TextTask
 
 
@@ -38,7 +38,10 @@ def isolation(
     """
     model, tokenizer, task = subject.model, subject.tokenizer, subject.task
     run = replay_run(ledger, round - 1, model)
-    adapter = _adapter_of(run, round)
+    found = [a for a in rebuilt_rounds(ledger, run.basis, run.config.adapter, round + 1) if a.round == round]
+    if not found:
+        raise RunError(f"{run.dir}: round {round} merged nothing, so nothing moved: choose a merged round")
+    (adapter,) = found
     examples = sample(ledger, task, round, sizes, seed)
     prompts = encode(tokenizer, [example.prompt for example in examples])
     answers = generate(model, tokenizer, prompts, task.max_new_tokens, stop=task.stop)
@@ -99,33 +102,14 @@ class _Margin:
 
 
 def _slopes(model: nn.Module, adapter: TinyLoRA, probe: _Margin) -> tuple[Tensor, float]:
-    """(grad_v z (groups, u), |grad_W z|) at v = 0, in one backward pass; each weight's gradient is freed at once."""
-    kept, squares = adapter.v.detach().clone(), []
+    """(grad_v z (groups, u), |grad_W z|) at v = 0, in one backward pass."""
+    kept = adapter.v.detach().clone()
     adapter.v.data.zero_()
     adapter.attach(model)
-    hooks = []
     try:
-        for name in adapter.names:
-            weight = model.get_submodule(name).weight.requires_grad_()
-            hooks.append(weight.register_post_accumulate_grad_hook(lambda w: squares.append(_square(w))))
-        probe.of(probe.logits(model)).backward()
-        return adapter.v.grad.cpu(), sum(squares) ** 0.5
+        weights = [model.get_submodule(name).weight.requires_grad_() for name in adapter.names]
+        of_v, *of_weights = torch.autograd.grad(probe.of(probe.logits(model)), [adapter.v, *weights])
     finally:
-        for hook in hooks:
-            hook.remove()
         adapter.detach()
-        adapter.v.grad = None
         adapter.v.data.copy_(kept)
-
-
-def _square(weight: Tensor) -> float:
-    square = float(weight.grad.double().square().sum())
-    weight.grad = None
-    return square
-
-
-def _adapter_of(run: Run, round: int) -> TinyLoRA:
-    found = [a for a in rebuilt_rounds(run.ledger, run.basis, run.config.adapter, round + 1) if a.round == round]
-    if not found:
-        raise RunError(f"{run.dir}: round {round} merged nothing, so nothing moved: choose a merged round")
-    return found[0]
+    return of_v.cpu(), sum(float(slope.double().square().sum()) for slope in of_weights) ** 0.5

@@ -122,7 +122,7 @@ def waiting(groups: Groups, runs: Runs) -> Figure:
     """How long problems wait until they are first right, and after how many rounds they were wrong."""
     fig, axes = panels(1, 2, 2.6)
     plot_waiting(groups, axes[0, 0])
-    counts = {label: dynamics.rounds_wrong(ledger).value_counts() for label, ledger in runs.items()}
+    counts = {label: dynamics.histories(ledger).sum(axis=1).value_counts() for label, ledger in runs.items()}
     longest = max(int(count.index.max()) for count in counts.values())
     series = {label: count.reindex(range(1, longest + 1), fill_value=0).tolist() for label, count in counts.items()}
     plot_curves(series, axes[0, 1], ylabel="problems", xlabel="states in which a problem was wrong", start=1)

@@ -181,19 +181,6 @@ def _verify(args) -> None:
     print(f"{args.run}: {len(rounds)} rounds, every line and round file as written")
     if args.weights:
         print(verify_weights(ledger).to_string())
-    if args.evaluation:
-        _audit(args, ledger)
-
-
-def _audit(args, ledger) -> None:
-    from boostlib.release.audit import audit, saving
-
-    task = _task_of(ledger, args.data_dir)
-    if task is None:
-        raise BoostError("--evaluation asks the run's task: give the folder of its data with --data-dir")
-    lines = audit(args.run, task)
-    print(lines.round(4).to_string())
-    print(", ".join(f"{name} {value:.3f}" for name, value in saving(lines).items()))
 
 
 def _bench(args) -> None:
@@ -249,8 +236,6 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("verify", _verify, "check a ledger, or a bundle, line by line")
     sub.add_argument("run", help="directory or bundle")
     sub.add_argument("--weights", action="store_true", help="also rebuild every round and compare its weights")
-    sub.add_argument("--evaluation", action="store_true", help="also evaluate every round in full and compare")
-    sub.add_argument("--data-dir", help="folder of the task's data files, for --evaluation")
     sub.add_argument("--repair", action="store_true", help="cut a damaged ledger back to its last good round")
     sub = add("export", _export, "release a run: a plain model, a PEFT LoRA, or one small file")
     sub.add_argument("run", help="directory or bundle")

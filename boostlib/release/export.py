@@ -61,7 +61,12 @@ def export_merged(
     """
     ledger = open_record(run_dir)
     with new_directory(Path(out_dir)) as folder:
-        model, tokenizer = model_and_tokenizer(ledger, model, tokenizer)
+        if model is None:
+            model, recorded = load_recorded(ledger)
+            tokenizer = tokenizer or recorded
+        elif tokenizer is None:
+            generates = not isinstance(model, SequenceClassifier)
+            tokenizer = load_tokenizer(ledger.header["identity"]["model"]["name"], generates)
         done = replay_run(ledger, round, model)
         _save_model(done.model, folder)
         tokenizer.save_pretrained(folder)
@@ -126,15 +131,6 @@ def verify_weights(ledger: Ledger, model: nn.Module | None = None) -> pd.DataFra
     found += [(row.index, run.fingerprint() == row.weights_fingerprint) for row in each_round(run)]
     words = {True: "bit for bit", False: "not bit for bit"}
     return pd.DataFrame([(name, words[same]) for name, same in found], columns=["round", "weights"]).set_index("round")
-
-
-def model_and_tokenizer(ledger: Ledger, model: nn.Module | None, tokenizer):
-    """Both as given, the missing ones loaded by the run's recorded name."""
-    if model is None:
-        loaded, found = load_recorded(ledger)
-        return loaded, tokenizer or found
-    generates = not isinstance(model, SequenceClassifier)
-    return model, tokenizer or load_tokenizer(ledger.header["identity"]["model"]["name"], generates)
 
 
 def _save_model(model: nn.Module, folder: Path) -> None:

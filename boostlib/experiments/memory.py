@@ -3,13 +3,24 @@
     peak of a phase = sum of the parts that are alive in it;  peak of a run = the largest phase
 
     load       weights, the fp64 SVD of the widest weight, on a CPU of as many as there are threads, at most 8
-    rollout    weights, W0, folded copies of the adapted weights (a CPU keeps them), key-value cache, one step
+    rollout    weights, W0, folded copies of the adapted weights (a CPU keeps them), key-value cache, one step; of a
+               classifier, which has no rollouts, its validation
     train      weights, W0, activations of one micro-batch (all layers, or their inputs and one layer), the loss
     merge      weights, W0, one weight in fp32
     evaluate   weights, W0, key-value cache, one decoding step
 
-Activations are those of shapes.py. The log-probabilities are TRL's chunked ones: the logits of a micro-batch (16 x 512
-tokens of Qwen2.5 would be 5 GB) are never whole, only a tile of at most 4,096 tokens by 32,768 entries.
+Activations: bytes that the backward pass through one layer waits for, per token (h hidden, a = heads * head size, i
+intermediate, e bytes a number, L tokens a row, m adapted weights of rank r). Weights are frozen, so no linear keeps its
+input:
+
+    Llama, Qwen   8h (the fp32 input of two RMSNorms) + 4ae (q, k, v, attention's output) + 3ie (gate, silu(gate), up)
+    BERT          2he (the input of two LayerNorms)   + 4ae                               + ie  (GELU's input)
+    ESM2          2he                                 + 4ae                               + 3ie (GELU written out)
+    all           + Le (the mask, once more in every layer) + 4rm (Vh x of every adapted weight, fp32)
+
+Keys and values are counted a each: grouped heads are repeated before attention wherever rows are padded. The
+log-probabilities are TRL's chunked ones: the logits of a micro-batch (16 x 512 tokens of Qwen2.5 would be 5 GB) are
+never whole, only a tile of at most 4,096 tokens by 32,768 entries.
 
 An upper estimate: every row is as long as the longest, every completion uses all its tokens, no two are equal and all
 groups carry an advantage. `retried`: a round that found no advantage samples more (GRPO's `max_samples`).
@@ -23,21 +34,26 @@ cuBLAS, fragmentation of the allocator, a vLLM engine beside the model, the data
 those of SmolLM2's tokenizer; another one's differ. Compared with a CPU's real peaks (tests), never with a GPU's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
-from boostlib.basis import TOGETHER
+from boostlib.basis import TOGETHER, target_modules
+from boostlib.common.errors import ModelError
 from boostlib.experiments.presets import Preset
-from boostlib.experiments.shapes import Shapes, shapes_by_name
+from boostlib.models.classifier import SequenceClassifier
 from boostlib.models.language import chosen_dtype, default_device
 from boostlib.models.sequences import BATCH_TOKENS, LONGEST
 from boostlib.tasks import load_task
 from boostlib.training.grpo import GRPO
 
 GB = 1e9
+PHASES = ("load", "rollout", "train", "merge", "evaluate")
 TILE = (4096, 32768)  # TRL's chunked log-probabilities: tokens, entries of the vocabulary
 BASIS_CHUNK = 8  # a basis is held in multiples of so many directions
 
@@ -54,6 +70,118 @@ PROMPTS = {
     "binding": (LONGEST, LONGEST, 0),
 }
 UNKNOWN_PROMPT = (512, 512, 0)
+
+# the models of the presets, so that their shapes are known before anything is fetched
+SETTINGS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+            "vocab_size", "max_position_embeddings")  # fmt: skip
+KNOWN: Mapping[str, tuple[str, tuple[int, ...], Mapping[str, Any]]] = {  # kind, SETTINGS, what else matters
+    "smollm2": ("llama", (576, 30, 9, 3, 1536, 49152, 8192), {"tie_word_embeddings": True}),
+    "antiberty": ("bert", (512, 8, 8, 8, 2048, 25, 512), {}),
+    "Qwen/Qwen2.5-3B-Instruct": ("qwen2", (2048, 36, 16, 2, 11008, 151936, 32768), {"tie_word_embeddings": True}),
+    "facebook/esm2_t33_650M_UR50D": (
+        "esm",
+        (1280, 33, 20, 20, 5120, 33, 1026),
+        {"position_embedding_type": "rotary", "pad_token_id": 1, "mask_token_id": 32},
+    ),
+}
+
+
+# --- what a model and its texts are like: nothing is loaded, a model is built on torch's meta device
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes that memory depends on. targets: (out, in) of every adapted weight; attention: heads * head size."""
+
+    parameters: int
+    targets: tuple[tuple[int, int], ...]
+    layers: int
+    hidden: int
+    intermediate: int
+    attention: int
+    keys: int  # key-value heads * head size: what a cache holds, twice, per token and layer
+    vocab: int
+    longest: int  # tokens that the model takes
+    kind: str  # "gated", "esm" or "plain": which line of the formula holds
+
+    @property
+    def target_numbers(self) -> int:
+        """Numbers in all adapted weights."""
+        return sum(out * into for out, into in self.targets)
+
+    @property
+    def sides(self) -> int:
+        """Sum of out + in over the adapted weights: a factor pair of rank 1 has as many numbers."""
+        return sum(out + into for out, into in self.targets)
+
+    @property
+    def widest(self) -> int:
+        """Numbers in the largest adapted weight."""
+        return max(out * into for out, into in self.targets)
+
+    def saved(self, e: int, length: int, rank: int) -> int:
+        """Bytes per token that one layer's backward pass waits for, at rows of `length` tokens. See the formula."""
+        h, a, i = self.hidden, self.attention, self.intermediate
+        norms = 8 * h if self.kind == "gated" else 2 * h * e
+        inside = i * e * (1 if self.kind == "plain" else 3)
+        modules = len(self.targets) / self.layers
+        return round(norms + 4 * a * e + inside + length * e + 4 * rank * modules)
+
+    def passing(self, e: int, adapted: bool) -> int:
+        """Bytes per token that are there for the moment of one linear. adapted: its hook's fp32 input, branch, sum."""
+        if not adapted:
+            return 8 * self.hidden + 3 * self.intermediate * e
+        return max((4 * into if e < 4 else 0) + out * (8 + e) for out, into in self.targets)
+
+
+def shapes_of(model: nn.Module) -> Shapes:
+    """The shapes of a language model, or of a SequenceClassifier, on whatever device, the meta device included."""
+    config = model.config
+    names = target_modules(model)
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    gated = any(name.endswith("gate_proj") for name in names)
+    return Shapes(
+        parameters=sum(p.numel() for p in model.parameters()),
+        targets=tuple(tuple(model.get_submodule(name).weight.shape) for name in names),
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        attention=heads * size,
+        keys=(getattr(config, "num_key_value_heads", None) or heads) * size,
+        vocab=config.vocab_size,
+        longest=config.max_position_embeddings,
+        kind="gated" if gated else "esm" if config.model_type == "esm" else "plain",
+    )
+
+
+@lru_cache
+def shapes_by_name(name: str, classifier: bool = False) -> Shapes:
+    """The shapes of a model of the presets, of a local folder, or of a hub id, from its config alone.
+
+    classifier: as an encoder. Raises ModelError where there is no config to be had.
+    """
+    return shapes_of(on_meta(config_by_name(name), classifier))
+
+
+def config_by_name(name: str) -> PretrainedConfig:
+    """The config of `name`: from the table of this file, a local folder or the hub. Raises ModelError."""
+    if name in KNOWN:
+        kind, sizes, more = KNOWN[name]
+        return AutoConfig.for_model(kind, **dict(zip(SETTINGS, sizes, strict=True)), **more)
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"the shapes of {name!r} are not known here and no config was found: {reason}") from error
+
+
+def on_meta(config: PretrainedConfig, classifier: bool = False) -> nn.Module:
+    """A model without numbers: shapes only."""
+    with torch.device("meta"):
+        if classifier:
+            return SequenceClassifier(AutoModel.from_config(config))
+        return AutoModelForCausalLM.from_config(config)
 
 
 @dataclass(frozen=True)
@@ -78,6 +206,9 @@ def lengths_of(preset: Preset) -> Lengths:
     return Lengths(prompt, shared, task.max_new_tokens, ((longest, task.max_new_tokens), *also))
 
 
+# --- the estimate
+
+
 @dataclass(frozen=True)
 class Part:
     """Bytes that are alive together in `phases`, on the "device" or the "host"."""
@@ -94,12 +225,12 @@ class Estimate:
 
     parts: tuple[Part, ...]
     device: torch.device
-    phases: tuple[str, ...]
+    phases: tuple[str, ...] = PHASES
 
     def peak(self, place: str = "device", phase: str | None = None) -> float:
         """Bytes at the worst of a phase, or of all; "device" on a CPU is all of memory."""
-        phases = self.phases if phase is None else (phase,)
         here = [part for part in self.parts if self.device.type == "cpu" or part.place == place]
+        phases = self.phases if phase is None else (phase,)
         return max(sum(part.bytes for part in here if one in part.phases) for one in phases)
 
 
@@ -115,81 +246,64 @@ def estimate(
     samples a prompt as a round without an advantage comes to. Raises ModelError where the model's shapes are not to be
     had.
     """
-    classifier = not isinstance(preset.trainer, GRPO)
-    shapes, lengths = sizes or (shapes_by_name(preset.model, classifier), lengths_of(preset))
+    shapes, lengths = sizes or (shapes_by_name(preset.model, not isinstance(preset.trainer, GRPO)), lengths_of(preset))
     run = _Run(preset, device or default_device(), shapes, lengths, retried)
-    parts = run.weights() + run.adapter() + run.training() + run.answering()
-    return Estimate(tuple(parts), run.device, run.phases)
+    return Estimate((*run.weights(), *run.training(), *run.answering()), run.device)
 
 
-@dataclass
 class _Run:
-    """A preset's sizes, and its parts in four groups."""
+    """A preset's sizes, and its parts in three groups."""
 
-    preset: Preset
-    device: torch.device
-    shapes: Shapes
-    lengths: Lengths
-    retried: bool
-
-    def __post_init__(self) -> None:
-        trainer: Any = self.preset.trainer
-        self.generates = isinstance(trainer, GRPO)
-        self.e = chosen_dtype(self.preset.dtype, self.device).itemsize
-        self.samples = getattr(trainer, "samples", 1)
-        while self.retried and self.generates and self.samples * 2 <= trainer.max_samples:
+    def __init__(self, preset: Preset, device: torch.device, shapes: Shapes, lengths: Lengths, retried: bool):
+        self.boost, self.device, self.shapes, self.lengths = preset.boost, device, shapes, lengths
+        self.trainer: Any = preset.trainer
+        self.generates = isinstance(preset.trainer, GRPO)
+        self.e = chosen_dtype(preset.dtype, device).itemsize
+        self.samples = self.trainer.samples if self.generates else 1
+        while retried and self.generates and self.samples * 2 <= self.trainer.max_samples:
             self.samples *= 2
-        answers = "rollout" if self.generates else "validate"
-        self.phases = ("load", answers, "train", "merge", "evaluate")
 
     def weights(self) -> list[Part]:
-        """The model itself."""
-        parts = [Part("weights", self.shapes.parameters * self.e, "device", self.phases)]
-        if self.device.type != "cpu":
-            parts.append(Part("weights, on their way", self.shapes.parameters * self.e, "host", ("load",)))
-        return parts
-
-    def adapter(self) -> list[Part]:
-        """W0, basis, the merged update, the round's adapter, and what SVD, fold and merge take for a moment."""
-        s, boost = self.shapes, self.preset.boost
-        rank, later = boost.adapter.basis_rank(boost.rounds), self.phases[1:]
-        held = -(-rank // BASIS_CHUNK) * BASIS_CHUNK
-        merged = s.sides * boost.adapter.rank * boost.rounds * 4
-        own = 4 * (s.sides * boost.adapter.rank + len(s.targets) * boost.adapter.u * boost.adapter.rank**2)
+        """The model, W0, basis, the merged update, the adapter, and what SVD, fold and merge take for a moment."""
+        s, boost, on_cpu = self.shapes, self.boost, self.device.type == "cpu"
+        adapter, later = boost.adapter, PHASES[1:]
+        held = -(-adapter.basis_rank(boost.rounds) // BASIS_CHUNK) * BASIS_CHUNK
+        merged = s.sides * adapter.rank * boost.rounds * 4
+        own = 4 * (s.sides * adapter.rank + len(s.targets) * adapter.u * adapter.rank**2)
         short = max(min(shape) for shape in s.targets)
-        at_once = min(torch.get_num_threads(), TOGETHER) if self.device.type == "cpu" else 1
-        folded = later if self.device.type == "cpu" else later[:1]
+        at_once = min(torch.get_num_threads(), TOGETHER) if on_cpu else 1
         w0 = "device" if boost.w0_device is None or boost.w0_device == self.device.type else "host"
+        attached = own + 16 * adapter.num_parameters(len(s.targets))
+        model = s.parameters * self.e
         return [
+            Part("weights", model, "device", PHASES),
+            *([] if on_cpu else [Part("weights, on their way", model, "host", ("load",))]),
             Part("SVD of the widest weights, fp64", at_once * 8 * (s.widest + 4 * short**2), "device", ("load",)),
             Part("W0 of the adapted weights", s.target_numbers * self.e, w0, later),
-            Part(f"basis, {held} directions, fp32", s.sides * held * 4, "host", self.phases),
-            Part("update of all rounds, twice", 2 * merged, "host", later[:3]),
+            Part(f"basis, {held} directions, fp32", s.sides * held * 4, "host", PHASES),
+            Part("update of all rounds, twice", 2 * merged, "host", ("rollout", "train", "merge")),
             Part("adapter", own, "host", later),
-            Part("adapter, attached, with its optimizer", own + 16 * self._numbers(), "device", later[:2]),
-            Part("folded weights", s.target_numbers * self.e, "device", folded),
+            Part("adapter, attached, with its optimizer", attached, "device", ("rollout", "train")),
+            Part("folded weights", s.target_numbers * self.e, "device", later if on_cpu else ("rollout",)),
             Part("one weight, fp32", 4 * s.widest * 4, "device", ("merge",)),
         ]
-
-    def _numbers(self) -> int:
-        return self.preset.boost.adapter.num_parameters(len(self.shapes.targets))
 
     def training(self) -> list[Part]:
         """Activations and loss of one micro-batch."""
         s, (rows, length) = self.shapes, self._micro_batch()
         tokens = rows * length
-        one = tokens * s.saved(self.e, length, self.preset.boost.adapter.rank)
-        if getattr(self.preset.trainer, "gradient_checkpointing", False):
-            kept, name = s.layers * tokens * s.hidden * self.e + one, "activations, checkpointed"
-        else:
-            kept, name = s.layers * one, "activations"
-        moment = tokens * s.passing(self.e, adapted=True)
-        parts = [(name, kept), ("one linear's moment", moment), ("log-probabilities", self._loss(rows, length))]
-        return [Part(name, size, "device", ("train",)) for name, size in parts]
+        one = tokens * s.saved(self.e, length, self.boost.adapter.rank)
+        checkpointed = getattr(self.trainer, "gradient_checkpointing", False)
+        sizes = {
+            "activations": s.layers * tokens * s.hidden * self.e + one if checkpointed else s.layers * one,
+            "one linear's moment": tokens * s.passing(self.e, adapted=True),
+            "log-probabilities": self._loss(rows, length),
+        }
+        return [Part(name, size, "device", ("train",)) for name, size in sizes.items()]
 
     def _micro_batch(self) -> tuple[int, int]:
         """(rows, tokens a row) of the longest micro-batch; what all prompts share is run once, unless checkpointing."""
-        trainer: Any = self.preset.trainer
+        trainer = self.trainer
         if not self.generates:
             length = min(self.lengths.prompt, self.shapes.longest)
             return max(1, min(trainer.micro_batch, trainer.batch, BATCH_TOKENS // length)), length
@@ -207,16 +321,15 @@ class _Run:
 
     def answering(self) -> list[Part]:
         """Caches and moments of rollouts and evaluation; a classifier keeps no cache."""
-        boost, answers = self.preset.boost, self.phases[1]
-        trainer: Any = self.preset.trainer
+        trainer, batch = self.trainer, self.boost.batch_size
         if not self.generates:
-            tokens = min(max(boost.batch_size, 64) * min(self.lengths.prompt, self.shapes.longest), BATCH_TOKENS)
+            tokens = min(max(batch, 64) * min(self.lengths.prompt, self.shapes.longest), BATCH_TOKENS)
             moment = tokens * self.shapes.passing(self.e, adapted=False)
-            return [Part("one layer's moment", moment, "device", (answers, "evaluate"))]
+            return [Part("one layer's moment", moment, "device", ("rollout", "evaluate"))]
         rows = min(trainer.rollout_batch, trainer.prompts * self.samples)
         own = self.lengths.prompt, self.lengths.new
-        parts = [] if trainer.use_vllm else self._decoding(answers, rows, own, self.samples)
-        return parts + self._decoding("evaluate", boost.batch_size, max(self.lengths.asked, key=sum))
+        parts = [] if trainer.use_vllm else self._decoding("rollout", rows, own, self.samples)
+        return parts + self._decoding("evaluate", batch, max(self.lengths.asked, key=sum))
 
     def _decoding(self, phase: str, rows: int, tokens: tuple[int, int], samples: int = 1) -> list[Part]:
         """Cache of `rows` sequences, tokens: of (prompt, answer); the larger of one step and of reading their prompts,
@@ -235,6 +348,9 @@ class _Run:
             Part(f"key-value cache, {phase}", rows * length * cache, "device", (phase,)),
             Part(f"one step, {phase}", max(step, reading), "device", (phase,)),
         ]
+
+
+# --- what makes it fit
 
 
 def remedy(preset: Preset, have: float, device: torch.device | None = None) -> str:

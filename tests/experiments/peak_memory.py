@@ -17,9 +17,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from boostlib import GRPO, AdapterConfig, BoostConfig, SVDBasis, TinyLoRA, evaluate
 from boostlib.bench.measure import reset_peak, resident
-from boostlib.experiments.memory import Lengths, estimate
+from boostlib.experiments.memory import Lengths, estimate, shapes_of
 from boostlib.experiments.presets import Preset
-from boostlib.experiments.shapes import shapes_of
 from boostlib.models.subject import Subject
 from boostlib.training.trl import Pass
 from boostlib.update import Weights

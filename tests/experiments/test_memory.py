@@ -13,9 +13,19 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, BertConfig
 
 from boostlib import AdapterConfig, SVDBasis, TinyLoRA, target_modules
 from boostlib.common.errors import ModelError
-from boostlib.experiments.memory import GB, PROMPTS, estimate, lengths_of, remedy
+from boostlib.experiments.memory import (
+    GB,
+    KNOWN,
+    PROMPTS,
+    config_by_name,
+    estimate,
+    lengths_of,
+    on_meta,
+    remedy,
+    shapes_by_name,
+    shapes_of,
+)
 from boostlib.experiments.presets import MATH, PROTEIN, SECTIONS
-from boostlib.experiments.shapes import KNOWN, config_by_name, on_meta, shapes_by_name, shapes_of
 from boostlib.models.classifier import SequenceClassifier
 from boostlib.models.embedded import EMBEDDED, convert, embedded_models
 

@@ -17,7 +17,6 @@ from boostlib.records.ledger import Ledger
 Groups = Mapping[str, Sequence[Ledger]]  # label -> one ledger a seed
 Runs = Mapping[str, Ledger]  # label -> the run that is shown
 
-METHODS = ("rotate", "greedy", "top", "monolithic", "tinylora", "lora", "full")
 LABELS = {
     "rotate": "BoostLoRA (rotate)",
     "greedy": "greedy rounds (ours)",
@@ -27,6 +26,7 @@ LABELS = {
     "lora": "LoRA r=1",
     "full": "full fine-tuning",
 }
+METHODS = tuple(LABELS)
 
 
 def recorded_runs(folder: str | Path, section: str, preset: str) -> Groups:

@@ -111,8 +111,8 @@ def _rounds(ledger: Ledger) -> pd.DataFrame:
 def _class_section(classes: pd.DataFrame | None) -> str:
     if classes is None:
         return "<p>The task was not given, so failures are not split by class here.</p>"
-    gains = [_interval(*row, digits=3) for row in classes[["gain", "low", "high"]].to_numpy()]
-    saved = [_interval(*row, digits=1) for row in classes[["cost saved", "saved low", "saved high"]].to_numpy()]
+    gains = [_interval(3, *row) for row in classes[["gain", "low", "high"]].to_numpy()]
+    saved = [_interval(1, *row) for row in classes[["cost saved", "saved low", "saved high"]].to_numpy()]
     table = classes[["n", "before", "after", "fixed", "broken"]]
     return _table(table.assign(**{"gain (95% interval)": gains, "cost saved (95% interval)": saved}))
 
@@ -166,5 +166,5 @@ def _text(value) -> str:
     return text if isinstance(value, str) else text.replace("-", "\N{MINUS SIGN}")
 
 
-def _interval(gain: float, low: float, high: float, digits: int) -> str:
+def _interval(digits: int, gain: float, low: float, high: float) -> str:
     return f"{gain:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})".replace("-", "\N{MINUS SIGN}")

@@ -256,11 +256,11 @@ class _Run:
 
     def __init__(self, preset: Preset, device: torch.device, shapes: Shapes, lengths: Lengths, retried: bool):
         self.boost, self.device, self.shapes, self.lengths = preset.boost, device, shapes, lengths
-        self.trainer: Any = preset.trainer
-        self.generates = isinstance(preset.trainer, GRPO)
+        trainer: Any = preset.trainer
+        self.trainer, self.generates = trainer, isinstance(preset.trainer, GRPO)
         self.e = chosen_dtype(preset.dtype, device).itemsize
-        self.samples = self.trainer.samples if self.generates else 1
-        while retried and self.generates and self.samples * 2 <= self.trainer.max_samples:
+        self.samples = trainer.samples if self.generates else 1
+        while retried and self.generates and self.samples * 2 <= trainer.max_samples:
             self.samples *= 2
 
     def weights(self) -> list[Part]:

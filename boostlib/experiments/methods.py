@@ -16,7 +16,6 @@ not kept in the ledger, so they cannot be replayed; save the model where it is w
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from boostlib.boost import boost
 from boostlib.common import world
 from boostlib.common.errors import BoostError, RunError
 from boostlib.common.stable import fingerprint_tensors
-from boostlib.config import BoostConfig, check_identity, environment, round_seed
+from boostlib.config import check_identity, environment, round_seed
 from boostlib.evaluation.scoring import base_row, fixed_and_broken, score_splits
 from boostlib.experiments.presets import Preset
 from boostlib.models.classifier import HEAD_FILE, load_classifier, read_head
@@ -132,70 +131,63 @@ def finetune(run: Run, run_dir: str | Path, lora_rank: int | None = None) -> Led
 
 
 def _round(run: Run, lora_rank: int | None) -> Round:
-    seed = round_seed(run.config.seed, 0)
-
-    def train(adapter: LoRA | None = None) -> Training:
-        trained = run.trainer.train(run, everyone(run, ()), adapter, seed)
-        if trained.skipped and not trained.validation:  # early stopping may well find that no step helped: a result
-            raise RunError(f"fine-tuning learned nothing: {trained.skipped}")
-        return trained
-
-    start = time.perf_counter()
-    if lora_rank:
-        lora = LoRA(target_modules(run.model, run.config.targets), lora_rank, seed)
-        trained, numbers = _train_lora(run.model, train, lora, run.config)
-    else:
-        trained, numbers = _train_all(run.model, train)
-    seconds = {"train": round(time.perf_counter() - start, 2)}
-    start = time.perf_counter()
+    seed, start = round_seed(run.config.seed, 0), time.perf_counter()
+    trained, numbers = _train_lora(run, lora_rank, seed) if lora_rank else _train_all(run, seed)
+    done = time.perf_counter()
     scores = score_splits(run)
-    seconds["evaluate"] = round(time.perf_counter() - start, 2)
     return Round(
         index=0,
         plan=[],
         seed=seed,
-        seconds=seconds,
+        seconds={"train": round(done - start, 2), "evaluate": round(time.perf_counter() - done, 2)},
         v_sha256="",
         weights_fingerprint=_fingerprint(run.model),
-        **numbers,
+        **{"adapter_norm": numbers["update_norm"], **numbers},
         **fixed_and_broken(run.base.failures, scores),
         **trained.record(),
     )
 
 
-def _train_all(model: nn.Module, train: Callable) -> tuple[Training, dict[str, Any]]:
+def _train(run: Run, adapter: LoRA | None, seed: int) -> Training:
+    trained = run.trainer.train(run, everyone(run, ()), adapter, seed)
+    if trained.skipped and not trained.validation:  # early stopping may well find that no step helped: a result
+        raise RunError(f"fine-tuning learned nothing: {trained.skipped}")
+    return trained
+
+
+def _train_all(run: Run, seed: int) -> tuple[Training, dict[str, Any]]:
     """Every weight. The norm is that of the weights' change, so what their dtype lost is not in it."""
-    before = [p.detach().clone() for p in model.parameters()]
-    for parameter in model.parameters():
+    parameters = list(run.model.parameters())
+    before = [p.detach().clone() for p in parameters]
+    for parameter in parameters:
         parameter.requires_grad_(True)
-    trained = train()
-    norm = sum(float((p.detach() - b).double().square().sum()) for p, b in zip(model.parameters(), before, strict=True))
-    return trained, _numbers(sum(b.numel() for b in before), norm=norm**0.5)
+    trained = _train(run, None, seed)
+    norm = sum(float((p.detach() - b).double().square().sum()) for p, b in zip(parameters, before, strict=True)) ** 0.5
+    count = sum(b.numel() for b in before)
+    return trained, {
+        "num_parameters": count,
+        "degrees_of_freedom": count,
+        "update_norm": norm,
+        "fold_retention": 1.0,
+    }
 
 
-def _train_lora(model: nn.Module, train: Callable, lora: LoRA, config: BoostConfig) -> tuple[Training, dict[str, Any]]:
+def _train_lora(run: Run, rank: int, seed: int) -> tuple[Training, dict[str, Any]]:
     """A LoRA, merged afterwards. Rank of every target module in model order under `extra`, from its factors."""
-    weights = Weights(model, lora.names, config.w0_device)
-    lora.attach(model, weights)
+    lora = LoRA(target_modules(run.model, run.config.targets), rank, seed)
+    weights = Weights(run.model, lora.names, run.config.w0_device)
+    lora.attach(run.model, weights)
     try:
-        trained, count = train(lora), lora.num_parameters
+        trained, count = _train(run, lora, seed), lora.num_parameters
     finally:
         lora.detach()
     update = lora.update()
-    ranks = [epsilon_rank(b, a, EXACT) for b, a in update.values()]
-    free = sum(lora.rank * (b.shape[0] + a.shape[1] - lora.rank) for b, a in update.values())
-    numbers = _numbers(count, norm=update.norm(), free=free, retention=weights.merge(update))
-    return trained, {**numbers, "extra": {"ranks": ranks}}
-
-
-def _numbers(count: int, norm: float, free: int | None = None, retention: float = 1.0) -> dict[str, Any]:
-    """What a ledger holds about the numbers that were trained. free: dimensions that they span, where fewer."""
-    return {
+    return trained, {
         "num_parameters": count,
-        "degrees_of_freedom": count if free is None else free,
-        "adapter_norm": norm,
-        "update_norm": norm,
-        "fold_retention": retention,
+        "degrees_of_freedom": sum(rank * (b.shape[0] + a.shape[1] - rank) for b, a in update.values()),
+        "update_norm": update.norm(),
+        "fold_retention": weights.merge(update),
+        "extra": {"ranks": [epsilon_rank(b, a, EXACT) for b, a in update.values()]},
     }
 
 

@@ -177,27 +177,31 @@ GROWTH = {
 }
 
 # a worked incident: failures of SmolLM2 in three classes with costs, guards, and held-out cases (data/incident)
-_INCIDENT = {"path": str(Path(__file__).resolve().parents[2] / "data" / "incident"), "stop": "\n"}
+_INCIDENT: dict[str, Any] = {
+    "path": str(Path(__file__).resolve().parents[2] / "data" / "incident"),
+    "stop": "\n",
+    "max_new_tokens": 4,
+}
 
 MAINTENANCE = {
     "smoke": replace(
         MATH["smoke"],
         task="error_log",
-        task_options={**_INCIDENT, "max_new_tokens": 4, "limits": {"train": 32, "guard": 12, "test": 12}},
+        task_options={**_INCIDENT, "limits": {"train": 32, "guard": 12, "test": 12}},
         trainer=replace(MATH["smoke"].trainer, max_steps=4),
         gate=Gate(adjacent=("test",), alpha=0.6, allowed_guards=1),  # four steps on 32 cases: too few to tell from luck
     ),
     "demo": replace(
         MATH["demo"],
         task="error_log",
-        task_options={**_INCIDENT, "max_new_tokens": 4},
+        task_options=_INCIDENT,
         boost=replace(MATH["demo"].boost, rounds=4),
         gate=Gate(adjacent=("test",), allowed_guards=1),
     ),
     "lab": replace(
         MATH["lab"],
         task="error_log",
-        task_options={**_INCIDENT, "max_new_tokens": 4},
+        task_options=_INCIDENT,
         gate=Gate(adjacent=("test",), allowed_guards=1, patience=4),
     ),
 }

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -35,6 +35,18 @@ def output_folder(folder: Path) -> Path:
     return folder
 
 
+def missing(folder: Path) -> list[Path]:
+    """`folder` and those above it that are not there yet, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Take back folders that were made for nothing: one after the other, until one holds something."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
 @contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
     """A scratch folder beside `target` to write into; it becomes `target` when all went well, and goes otherwise.
@@ -42,6 +54,7 @@ def new_directory(target: Path) -> Iterator[Path]:
     Raises RunError where `target` exists or cannot be written. A process killed inside leaves a hidden `.NAME-...`.
     """
     require_absent(target)
+    made = missing(target.parent)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
@@ -56,6 +69,8 @@ def new_directory(target: Path) -> Iterator[Path]:
             _flush(target.parent)
     except OSError as error:
         raise disk_error(target, error) from error
+    finally:
+        remove_empty(made)
 
 
 def require_absent(target: Path) -> None:

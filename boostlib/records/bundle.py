@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from boostlib.common.durable import write_durably
+from boostlib.common.durable import output_folder, write_durably
 from boostlib.common.errors import LedgerError, RunError
 from boostlib.common.settings import AnyPath, valid
 from boostlib.records.ledger import Ledger, require_header
@@ -109,7 +109,7 @@ def write_bundle(
             tensors[f"v.{row.index:04d}"] = recorded[0]
     record = json.dumps({"run": ledger.header, "ledger": b"".join(lines).decode()})
     body = lzma.compress(save(tensors, {"record": record}), preset=9)  # one key: safetensors would shuffle several
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    output_folder(Path(file).parent)
     write_durably(Path(file), MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from boostlib.common.durable import disk_error, reached, write_durably
+from boostlib.common.durable import disk_error, missing, reached, remove_empty, write_durably
 from boostlib.common.errors import LedgerError, RunError
 from boostlib.common.stable import fingerprint_json, fingerprint_tensors
 from boostlib.records.rows import Base, Round, restore
@@ -193,7 +193,11 @@ class Ledger:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run against a second process. Raises RunError where one has it, or the directory is read-only."""
+        """Hold the run against a second process. Raises RunError where one has it, or the directory is read-only.
+
+        Folders that were made for it go again where no run began.
+        """
+        made = missing(self.dir)
         try:
             self.dir.mkdir(parents=True, exist_ok=True)
             (self.dir / "rounds").mkdir(exist_ok=True)
@@ -205,7 +209,12 @@ class Ledger:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunError(f"{self.dir} is in use by another process: stop it, or use another run_dir") from None
-            yield
+            try:
+                yield
+            finally:
+                if made and not self.started:
+                    (self.dir / ".lock").unlink(missing_ok=True)
+                    remove_empty([self.dir / "rounds", *made])
 
     def _good_bytes(self) -> bytes:
         try:
@@ -284,7 +293,7 @@ def _parse(line: bytes, previous: str) -> tuple[dict[str, Any], str, str]:
     try:
         row = json.loads(line)
         chain = row.pop("chain")
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return {}, "", "it is not a whole JSON line"
     if chain != _chain(previous, row):
         return {}, "", "its checksum does not match: it, or the line before it, was edited or removed"

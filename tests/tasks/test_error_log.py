@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from boostlib import BoostError, load_task
@@ -181,12 +182,88 @@ def test_scores(scorer, text, expected, correct, strict):
         ("ham, not spam", False, False),
         ("not spam", False, False),  # the longer label begins earlier
         ("spammer", False, False),
+        ("这是spam邮件", True, False),
+        ("これはspamです", True, False),
+        ("스팸spam입니다", True, False),
+        ("นี่คือspam", True, False),
+        ("**spam**", True, False),
+        ("_spam_ or __ham__", True, False),
+        ("__ham__, not _spam_", False, False),
+        ("is_spam", False, False),
+        ("spam_filter = 1", False, False),
+        ("_spam", False, False),
+        ("naïvespam", False, False),
+        ("spam2", False, False),
+        ("spamе", False, False),  # a Cyrillic letter
+        ("spam\u0332", False, False),  # a mark that belongs to the m
+        (" spam\n", True, True),
         ("", False, False),
     ],
 )
 def test_the_first_label_named_counts(text, correct, strict):
     score = score_label(text, "spam", ["ham", "not spam", "spam"])
     assert (score.correct, score.strict) == (correct, strict)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "labels", "correct", "strict"),
+    [
+        ("Das ist ho\u0308flich.", "h\u00f6flich", ["h\u00f6flich", "grob"], True, False),
+        ("h\u00f6flich", "ho\u0308flich", ["ho\u0308flich", "grob"], True, True),
+        ("hoflich", "h\u00f6flich", ["h\u00f6flich", "grob"], False, False),
+        ("ho\u0308flichst", "h\u00f6flich", ["h\u00f6flich"], False, False),
+        ("这是垃圾邮件", "垃圾", ["垃圾", "正常"], True, False),
+        ("不是", "是", ["是", "不是"], False, False),
+        ("不是", "不是", ["是", "不是"], True, True),
+        ("예정입니다", "예", ["예", "아니요"], False, False),
+        ("예, 맞습니다", "예", ["예", "아니요"], True, False),
+        ("is_ok: no", "no", ["is_ok", "no"], False, False),
+        ("C++ it is", "C++", ["C++", "C"], True, False),
+    ],
+)
+def test_labels_of_any_script_and_spelling(text, expected, labels, correct, strict):
+    score = score_label(text, expected, labels)
+    assert (score.correct, score.strict) == (correct, strict)
+
+
+def test_an_accent_is_the_same_however_it_is_written():
+    score = score_exact("cafe\u0301 noir", "caf\u00e9 noir")
+    assert (score.correct, score.strict) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0.00001, "0.00001"),
+        (1e-7, "0.0000001"),
+        (1e22, "10000000000000000000000"),
+        (2.5, "2.5"),
+        (-1.5e-6, "-0.0000015"),
+    ],
+)
+def test_a_number_is_expected_as_it_is_written(load, number, text):
+    task = load([CASE | {"expected": number, "score": "number"}])
+    case = task.cases[0]
+    assert case.answer == text and task.score(f"It is {text}.", case).correct and task.score(text, case).strict
+    assert not task.score("1", case).correct
+
+
+def test_a_log_written_by_pandas_is_read(tmp_path):
+    rows = [CASE | {"class": "sums", "cost": 2}, {"id": "g", "prompt": "1 + 1 =", "expected": "2", "kind": "guard"},
+            {"id": "c", "prompt": "x", "tests": ["assert f(2) == 4"], "reference": "def f(n): return n * n"},
+            {"id": "m", "messages": [{"role": "user", "content": "?"}], "expected": "4", "split": "test",
+             "score": "number"}]  # fmt: skip
+    pd.DataFrame(rows).to_json(tmp_path / "log.jsonl", orient="records", lines=True)
+    assert "null" in (tmp_path / "log.jsonl").read_text()
+    cases = {case.id: case for case in load_task("error_log", path=tmp_path / "log.jsonl").cases}
+    assert {id: (case.split, case.scoring, case.cost) for id, case in cases.items()} == {
+        "a": ("train", "exact", 2.0), "g": ("guard", "exact", 1.0), "c": ("train", "code", 1.0),
+        "m": ("test", "number", 1.0)}  # fmt: skip
+
+
+def test_fields_of_ones_own_are_left_alone(load):
+    own = {"time": "now", "model": "x", "host": "h", "tags": [1], "note": None, "loss": 0.5, "answer": "5", "uid": 3}
+    assert load([CASE | own]).cases[0].id == "a"
 
 
 def test_a_batch_of_every_way_to_score_comes_back_in_order(load):

@@ -20,11 +20,18 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from boostlib.common.errors import BoostError
 
 T = TypeVar("T")
+
+
+def _named(path: str | PathLike) -> str | PathLike:
+    if not isinstance(path, (str, PathLike)) or str(path).strip() in ("", "."):
+        raise ValueError
+    return path
+
 
 MOST = 10**9  # of anything that is counted
 Count = Annotated[int, Field(ge=1, le=MOST, strict=True, description="a whole number of at least 1 (and at most 1e9)")]
@@ -35,6 +42,7 @@ AtLeastZero = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True, des
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False, strict=True, description="above 0 and below 1")]
 Flag = Annotated[bool, Field(strict=True, description="True or False")]
 AnyPath = str | PathLike
+File = Annotated[AnyPath, BeforeValidator(_named), Field(description="the name of a file or folder, not empty")]
 Name = Annotated[str, Field(min_length=1, strict=True, description="a text that is not empty")]
 Names = Annotated[tuple[Name, ...], Field(strict=True, description='a tuple of texts, such as ("test",)')]
 

@@ -40,7 +40,7 @@ from boostlib.records.rows import Round, Training
 from boostlib.records.shared import record_of
 from boostlib.run import Run
 from boostlib.strategies.choices import everyone
-from boostlib.tasks import load_task
+from boostlib.tasks import LabelTask, load_task
 from boostlib.training.cross_entropy import CrossEntropy
 from boostlib.training.lora import LoRA
 from boostlib.training.probe import train_head
@@ -85,6 +85,9 @@ def prepare(chosen: Preset, data_dir: str | None = None, run_dir: str | Path | N
     A run that goes on takes the head that it began with, so that it stays the same model whatever machine continues it.
     """
     task: Any = load_task(chosen.task, data_dir=data_dir, **chosen.task_options)
+    if isinstance(chosen.trainer, CrossEntropy) != isinstance(task, LabelTask):
+        asked = "labels, as a classifier gives them" if isinstance(task, LabelTask) else "texts"
+        raise BoostError(f"task {task.name!r} asks for {asked}: take a section whose model gives them")
     if not isinstance(chosen.trainer, CrossEntropy):
         return *load_model(chosen.model, dtype=chosen.dtype), task
     model, tokenizer = load_classifier(chosen.model, dtype=chosen.dtype)
@@ -125,7 +128,11 @@ def finetune(run: Run, run_dir: str | Path, lora_rank: int | None = None) -> Led
         if ledger.rounds:
             return ledger
         if ledger.base is None:
-            ledger.append(base_row(run, _fingerprint(run.model)))
+            try:
+                ledger.append(base_row(run, _fingerprint(run.model)))
+            except BoostError:
+                ledger.discard()
+                raise
         ledger.append(_round(run, lora_rank))
     return ledger
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from boostlib.common.errors import DataError
 from boostlib.models.subject import Subject
 from boostlib.tasks.base import Example, LabelTask
 from boostlib.tasks.chains import cut_evenly, split_prompt
@@ -50,6 +51,8 @@ def encode_chains(tokenizer, prompt: str, most: int) -> Encoded:
 
 def encode_examples(subject: Subject, examples: Sequence[Example]) -> list[Encoded]:
     """All examples as tokens, at the length that model and task allow."""
+    if not hasattr(subject.task, "max_length"):
+        raise DataError(f"task {subject.task.name!r} asks for texts, not labels: load the model with load_model(name)")
     most = longest(subject.model, subject.tokenizer, subject.task)
     return [encode_chains(subject.tokenizer, str(example.prompt), most) for example in examples]
 

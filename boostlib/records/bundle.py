@@ -115,7 +115,10 @@ def write_bundle(
 
 def _checked(path: Path) -> bytes:
     """The body of a bundle, after its checksum was compared."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror or error}): give the file of a bundle") from None
     first, _, body = data.partition(b"\n")
     if not first.startswith(MAGIC):
         raise RunError(f"{path} is no bundle (it does not begin with {MAGIC.decode()!r}): give a run or a bundle")

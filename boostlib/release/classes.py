@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from boostlib.common.errors import BoostError
-from boostlib.common.settings import valid
+from boostlib.common.settings import short, valid
 from boostlib.config import data_hash
 from boostlib.evaluation.evaluate import paired_bootstrap
 from boostlib.plots.style import BROKEN, COLORS, FIXED, GREY, SIZE, canvas
@@ -38,6 +38,8 @@ def class_report(ledger: Ledger, task: Task) -> pd.DataFrame:
     base = valid("class_report(ledger=", ledger, Ledger).base
     if base is None:
         raise BoostError(f"{ledger.dir} holds no finished evaluation yet: run it first")
+    if not callable(getattr(task, "settings", None)):
+        raise BoostError(f"class_report(task={short(task)}): must be a task, such as load_task gives")
     splits = {split: run_examples(ledger, task, split) for split in ("train", *base.metrics)}
     costs = _checked_costs(task, [example for examples in splits.values() for example in examples])
     rows = []

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from boostlib.common.durable import new_directory, require_absent
 from boostlib.common.errors import RunError
+from boostlib.common.settings import File, checks
 from boostlib.common.stable import fingerprint_file
 from boostlib.models.classifier import SequenceClassifier
 from boostlib.models.language import load_tokenizer
@@ -44,9 +45,10 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-ra
 PREFIX = "base_model.model."  # of every module in a PEFT file
 
 
+@checks
 def export_merged(
     run_dir: str | Path,
-    out_dir: str | Path,
+    out_dir: File,
     round: int | None = None,
     model: nn.Module | None = None,
     tokenizer=None,
@@ -75,9 +77,10 @@ def export_merged(
     return Path(out_dir)
 
 
+@checks
 def export_peft(
     run_dir: str | Path,
-    out_dir: str | Path,
+    out_dir: File,
     round: int | None = None,
     model: nn.Module | None = None,
     task: Task | None = None,
@@ -102,9 +105,8 @@ def export_peft(
     return Path(out_dir)
 
 
-def export_bundle(
-    run_dir: str | Path, file: str | Path, round: int | None = None, model: nn.Module | None = None
-) -> Path:
+@checks
+def export_bundle(run_dir: str | Path, file: File, round: int | None = None, model: nn.Module | None = None) -> Path:
     """Write the run up to `round` as one file of some kilobytes, after rebuilding it once; returns file.
 
     The file holds no weights beside v (and a classifier's head): whoever replays it needs the base model.

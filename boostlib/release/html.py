@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from boostlib.analysis.tables import gains_table, provenance, rounds_table
 from boostlib.common.durable import write_durably
 from boostlib.common.errors import BoostError, RunError
+from boostlib.common.settings import File, checks, valid
 from boostlib.plots.runs import plot_accuracy, plot_failures
 from boostlib.plots.style import use_style
 from boostlib.records.ledger import Ledger
@@ -31,12 +32,13 @@ PAGE = Template(Path(__file__).with_name("page.html").read_text())
 PLAIN_SVG = {"Date": None, "Creator": None, "Format": None, "Type": None}  # else it names addresses
 
 
-def write_html(ledger: Ledger, task: Task | None, path: str | Path) -> Path:
+@checks
+def write_html(ledger: Ledger, task: Task | None, path: File) -> Path:
     """Write the page; returns its path. task: the run's, for the section about error classes; None leaves it out.
 
     An existing page is replaced, whole or not at all. Raises BoostError where no round has finished yet.
     """
-    if ledger.base is None or not ledger.rounds:
+    if valid("write_html(ledger=", ledger, Ledger).base is None or not ledger.rounds:
         raise BoostError(f"{ledger.dir} holds no finished round yet: run it first")
     classes = class_report(ledger, task) if task is not None else None
     identity, columns = ledger.header["identity"], {"base": "before", "boosted": "after"}

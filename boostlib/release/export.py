@@ -118,7 +118,7 @@ def export_bundle(run_dir: str | Path, file: File, round: int | None = None, mod
     rebuilt = rebuilt_rounds(ledger, done.basis, done.config.adapter, count)
     sketches = {one.round: sketch(one.update(), one.groups()) for one in rebuilt}
     head = done.model.head.state_dict() if isinstance(done.model, SequenceClassifier) else {}
-    write_bundle(file, ledger, sketches, head, count)
+    write_bundle(Path(file), ledger, sketches, head, count)
     return Path(file)
 
 

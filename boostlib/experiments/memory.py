@@ -246,16 +246,17 @@ def estimate(
     samples a prompt as a round without an advantage comes to. Raises ModelError where the model's shapes are not to be
     had.
     """
-    shapes, lengths = sizes or (shapes_by_name(preset.model, not isinstance(preset.trainer, GRPO)), lengths_of(preset))
-    run = _Run(preset, device or default_device(), shapes, lengths, retried)
+    sizes = sizes or (shapes_by_name(preset.model, not isinstance(preset.trainer, GRPO)), lengths_of(preset))
+    run = _Run(preset, device or default_device(), sizes, retried)
     return Estimate((*run.weights(), *run.training(), *run.answering()), run.device)
 
 
 class _Run:
     """A preset's sizes, and its parts in three groups."""
 
-    def __init__(self, preset: Preset, device: torch.device, shapes: Shapes, lengths: Lengths, retried: bool):
-        self.boost, self.device, self.shapes, self.lengths = preset.boost, device, shapes, lengths
+    def __init__(self, preset: Preset, device: torch.device, sizes: tuple[Shapes, Lengths], retried: bool):
+        self.boost, self.device = preset.boost, device
+        self.shapes, self.lengths = sizes
         trainer: Any = preset.trainer
         self.trainer, self.generates = trainer, isinstance(preset.trainer, GRPO)
         self.e = chosen_dtype(preset.dtype, device).itemsize

@@ -82,10 +82,13 @@ class SVDBasis(Mapping[str, tuple[Tensor, Tensor, Tensor]]):
         """The basis of `model`'s present weights, from the cache where it is there already.
 
         rank: directions per weight; a run of T rounds of rank r needs r * T. cache_dir: default `<cache>/basis`.
-        Raises ModelError where a weight is smaller than `rank`, numerically of lower rank, or not finite.
+        Raises ModelError where a weight is no plain matrix (quantized, offloaded, shared by two modules), smaller than
+        `rank`, numerically of lower rank, or not finite.
         """
         rank = valid("from_model(rank=", rank, int)
-        weights = {name: model.get_submodule(name).weight.detach() for name in target_modules(model, targets)}
+        weights = {name: model.get_submodule(name).weight for name in target_modules(model, targets)}
+        _require_plain(weights)
+        weights = {name: weight.detach() for name, weight in weights.items()}
         _check_shapes(weights, rank)
         smallest = min(min(w.shape) for w in weights.values())
         columns = min(-(-rank // CHUNK) * CHUNK, smallest)
@@ -160,6 +163,31 @@ class SVDBasis(Mapping[str, tuple[Tensor, Tensor, Tensor]]):
 
 def _matches(name: str, entry: str) -> bool:
     return name == entry or name.endswith(f".{entry}")
+
+
+def _require_plain(weights: Mapping[str, Tensor]) -> None:
+    """Raises ModelError for a weight whose numbers are not those of the matrix that the layer multiplies by, or that
+    another of them is too: decomposing codes, or merging twice, would go wrong without a word."""
+    owners: dict[int, str] = {}
+    for name, weight in weights.items():
+        kind, dtype = type(weight.data).__name__, str(weight.dtype).removeprefix("torch.")
+        plain = type(weight) is nn.Parameter and type(weight.data) is Tensor
+        if not plain or not weight.is_floating_point() or weight.element_size() < 2 or weight.dim() != 2:
+            raise ModelError(
+                f"{name} holds no plain matrix ({kind}, {dtype}, {tuple(weight.shape)}): its singular directions would "
+                "be those of a code. Load the model unquantised, in bf16 or fp32, or call model.dequantize() first"
+            )
+        if weight.is_meta:
+            raise ModelError(
+                f"{name} is not in memory (device meta): it was offloaded, or never loaded. Load the whole model on "
+                "one device, without device_map or offloading"
+            )
+        first = owners.setdefault(id(weight), name)
+        if first != name:
+            raise ModelError(
+                f"{first} and {name} share one weight: an update of one would change the other. Name one of them in "
+                "targets=, or leave both out"
+            )
 
 
 def _check_shapes(weights: Mapping[str, Tensor], rank: int) -> None:

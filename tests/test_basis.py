@@ -211,3 +211,54 @@ def test_bits_do_not_depend_on_the_number_of_threads_and_that_number_stays(tmp_p
     finally:
         torch.set_num_threads(before)
     assert equal(*found)
+
+
+# --- weights that are no plain matrices
+
+
+class Coded(torch.Tensor):
+    """A tensor of a class of its own, as libraries of quantization have them."""
+
+
+def as_int8(weight):
+    return torch.nn.Parameter((weight * 100).round().to(torch.int8), requires_grad=False)
+
+
+def as_float8(weight):
+    return torch.nn.Parameter(weight.to(torch.float8_e4m3fn), requires_grad=False)
+
+
+def as_packed(weight):
+    return torch.nn.Parameter(weight.reshape(-1, 1), requires_grad=False).unsqueeze(-1)
+
+
+def as_subclass(weight):
+    return torch.nn.Parameter(weight.as_subclass(Coded), requires_grad=False)
+
+
+def as_other_parameter(weight):
+    return type("Params4bit", (torch.nn.Parameter,), {})(weight)
+
+
+@pytest.mark.parametrize("change", [as_int8, as_float8, as_packed, as_subclass, as_other_parameter])
+def test_a_weight_that_is_no_plain_matrix_is_refused_with_the_remedy(tiny_llama, change):
+    model = tiny_llama()
+    layer = model.model.layers[1].mlp.up_proj
+    changed = change(layer.weight.detach())
+    del layer.weight
+    layer.weight = changed
+    with pytest.raises(ModelError, match=r"layers.1.mlp.up_proj holds no plain matrix .*dequantize\(\)"):
+        SVDBasis.from_model(model, rank=2)
+    other = SVDBasis.from_model(model, rank=2, targets=["q_proj"])  # what is plain can be chosen
+    assert len(other) == 2
+
+
+def test_a_weight_that_is_not_in_memory_or_shared_is_refused(tiny_llama):
+    model = tiny_llama()
+    model.model.layers[0].mlp.up_proj.to("meta")
+    with pytest.raises(ModelError, match="layers.0.mlp.up_proj is not in memory .*without device_map"):
+        SVDBasis.from_model(model, rank=2)
+    model = tiny_llama()
+    model.model.layers[1].self_attn.q_proj.weight = model.model.layers[0].self_attn.q_proj.weight
+    with pytest.raises(ModelError, match="layers.0.self_attn.q_proj and .*layers.1.self_attn.q_proj share one weight"):
+        SVDBasis.from_model(model, rank=2)

@@ -79,7 +79,7 @@ def generate(
     )
     completions: list[list[list[int]]] = [[] for _ in prompt_ids]
     order = sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i]))
-    with reading(model, prompt_ids, oom_setting, batch_size) as (prefix, cache):
+    with only_end_tokens(model), reading(model, prompt_ids, oom_setting, batch_size) as (prefix, cache):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = _Batch([prompt_ids[i] for i in rows], prefix, cache, samples)
@@ -88,6 +88,21 @@ def generate(
             if on_batch:
                 on_batch(len(rows))
     return [ids for group in completions for ids in group]
+
+
+@contextlib.contextmanager
+def only_end_tokens(model: nn.Module) -> Iterator[None]:
+    """Inside, nothing of the model's own generation settings counts but its end tokens.
+
+    transformers fills what a call leaves open from them: min_p, beams, n-gram bans, forced or suppressed tokens,
+    `use_cache: false`. Greedy would then not be greedy, nor samples those of the softmax.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @contextlib.contextmanager
@@ -196,7 +211,7 @@ def _decode(model, tokenizer, batch: _Batch, config, stop: str | None) -> list[l
 def _completed(model, tokenizer, ids: Tensor, mask: Tensor, cache, config, stop: str | None) -> list[list[int]]:
     """The new ids of every row of `ids` (B, L)."""
     start, left, config = ids.shape[1], config.max_new_tokens, copy.copy(config)
-    stay = config.do_sample or model.generation_config.cache_implementation  # such a cache cannot be taken up again
+    stay = config.do_sample
     ends, rows = torch.tensor(config.eos_token_id, device=ids.device), list(range(len(ids)))
     found: dict[int, list[int]] = {}
     while rows:

@@ -5,7 +5,9 @@ What is ours, and leaves the loss and its gradient the same:
 - completions of groups without advantage (all right or all wrong) get no forward or backward pass: their terms are 0;
 - equal completions of one prompt are run once, and the tokens that all prompts begin with are run once a step.
 
-What TRL would do otherwise and is undone: its trainer wraps `model.forward` for good; we put the plain one back.
+What TRL would do otherwise and is undone: its trainer wraps `model.forward` for good; we put the plain one back. It
+takes log-probabilities in train mode; here it is eval mode, since dropout would make them noise. (Gradient
+checkpointing needs train mode: with it, a model that has dropout is refused.)
 Trains whatever requires a gradient: the attached adapter or LoRA, or, without one, all weights (full fine-tuning).
 """
 
@@ -57,6 +59,11 @@ class Pass:
         settings, subject, model = self.settings, self.subject, self.subject.model
         watch, trained = Watch([p for p in model.parameters() if p.requires_grad], adapter), Training()
         prompts = prompts_a_step(settings, len(self.examples))
+        if settings.gradient_checkpointing and (active := dropouts(model)):
+            raise TrainingError(
+                f"GRPO(gradient_checkpointing=True) trains in train mode, and {active[0]} drops out: set it to 0 in "
+                "the model's config, or leave gradient_checkpointing out"
+            )
         engine_of = engine(settings.vllm, model, subject.tokenizer) if settings.use_vllm else None  # it seeds, too
         own_forward = vars(model).get("forward")
         with (
@@ -134,6 +141,13 @@ class Pass:
         return config
 
 
+def dropouts(model: nn.Module) -> list[str]:
+    """What of a model drops out in train mode: modules, and settings of its config, with a share above 0."""
+    found = [name for name, module in model.named_modules() if isinstance(module, nn.Dropout) and module.p > 0]
+    settings = model.config.to_dict().items()
+    return found + [f"config.{name}" for name, p in settings if "drop" in name and isinstance(p, float) and p > 0]
+
+
 def prompts_a_step(settings, failures: int) -> int:
     """Prompts of one step: `settings.prompts`, or as many as there are failures. Several processes take equal parts of
     its completions: the most prompts for which they can, and at least so many that they can."""
@@ -207,7 +221,10 @@ class FoldingTrainer(GRPOTrainer):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
+        training = model.training
+        model.eval()  # no dropout; TRL itself looks at the mode to tell training from evaluation
         logps, entropies = completion_logps(model, input_ids, attention_mask, logits_to_keep)
+        model.train(training)
         return logps, entropies if kwargs.get("compute_entropy") else None, None
 
 

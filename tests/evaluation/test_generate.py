@@ -196,3 +196,35 @@ def test_rows_that_are_done_leave_the_batch_and_the_others_go_on(lively, tiny_to
     assert generate(model, tiny_tokenizer, prompts, 15, stop=stop) == expected
     if len({len(ids) > 4 for ids in expected}) == 2:
         assert len(set(sizes[1:])) > 1, "nobody left"
+
+
+# --- the model's own generation settings
+
+LEAKS = {
+    "min_p": {"min_p": 0.5}, "typical_p": {"typical_p": 0.2}, "epsilon_cutoff": {"epsilon_cutoff": 0.2},
+    "eta_cutoff": {"eta_cutoff": 0.2}, "top_h": {"top_h": 0.3}, "n-grams": {"no_repeat_ngram_size": 1},
+    "suppressed": {"suppress_tokens": list(range(2, 130))}, "begin suppressed": {"begin_suppress_tokens": [5, 9, 88]},
+    "bias": {"sequence_bias": {(40,): 50.0}}, "bad words": {"bad_words_ids": [[k] for k in range(2, 130)]},
+    "forced end": {"forced_eos_token_id": 60}, "forced begin": {"forced_bos_token_id": 61}, "beams": {"num_beams": 3},
+    "no cache": {"use_cache": False}, "penalty": {"encoder_repetition_penalty": 3.0},
+    "min length": {"min_new_tokens": 9},
+    "sequences": {"num_return_sequences": 2}, "sampling": {"do_sample": True, "temperature": 0.1, "top_k": 1},
+    "length penalty": {"exponential_decay_length_penalty": (1, 5.0)},
+    "static cache": {"cache_implementation": "static"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", LEAKS.values(), ids=LEAKS.keys())
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nothing_of_the_models_settings_counts_but_its_end_tokens(lively, tiny_tokenizer, settings, temperature):
+    prompts, found = encode(tiny_tokenizer, ["a b", "what is this", "x"]), []
+    for extra in ({}, settings):
+        model = lively()
+        for name, value in {**extra, "eos_token_id": [1, 70]}.items():
+            setattr(model.generation_config, name, value)
+        own = model.generation_config
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            found.append(generate(model, tiny_tokenizer, prompts, 8, temperature=temperature, samples=2))
+        assert model.generation_config is own
+    assert found[0] == found[1] and all(len(row) == 8 or row[-1] in (1, 70) for row in found[0])

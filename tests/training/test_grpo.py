@@ -6,8 +6,10 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers import ParityTask
+from transformers import OPTConfig, OPTForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
+import boostlib.training.trl
 from boostlib import GRPO, AdapterConfig, BoostError, SVDBasis, TinyLoRA
 from boostlib.common.errors import TrainingError
 from boostlib.common.stable import fingerprint_tensors
@@ -288,7 +290,9 @@ def test_a_reward_that_is_nan_is_an_error(train):
 
 def test_a_loss_that_is_nan_is_an_error_and_the_model_is_left_clean(make, tiny_tokenizer):
     model, adapter = make()
-    model.get_submodule(adapter.names[0]).register_forward_hook(lambda *a: a[2] * math.nan if model.training else None)
+    model.get_submodule(adapter.names[0]).register_forward_hook(
+        lambda *a: a[2] * math.nan if torch.is_grad_enabled() else None
+    )
     with pytest.raises(TrainingError, match="NaN.*learning_rate"):
         GRPO(**FAST).train(Subject(model, tiny_tokenizer, ParityTask()), ParityTask().split("train"), adapter)
     assert "forward" not in vars(model) and not model.training
@@ -341,3 +345,41 @@ def test_checkpointing_is_over_when_training_is(train, tiny_tokenizer):
         Subject(model, tiny_tokenizer, ParityTask()), ParityTask().split("train")[:6], adapter, 1
     )
     assert again.steps > 0
+
+
+# --- dropout
+
+
+@pytest.fixture
+def dropping(tiny_tokenizer):
+    """A tiny OPT, whose layers drop half of what they compute in train mode."""
+    config = OPTConfig(
+        vocab_size=258, hidden_size=64, ffn_dim=128, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=64,
+        max_position_embeddings=256, dropout=0.5, attention_dropout=0.3, pad_token_id=0, bos_token_id=1, eos_token_id=1,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return OPTForCausalLM(config).eval()
+
+
+def test_log_probabilities_are_those_without_dropout(dropping, tiny_tokenizer, tmp_path, monkeypatch):
+    adapter = TinyLoRA(SVDBasis.from_model(dropping, 2, cache_dir=tmp_path), AdapterConfig(n_tie=6)).attach(dropping)
+    plain, twice = boostlib.training.trl.completion_logps, []
+
+    def watched(model, *arguments):
+        assert not model.training
+        first = plain(model, *arguments)
+        twice.append((first[0].detach(), plain(model, *arguments)[0].detach()))
+        return first
+
+    monkeypatch.setattr(boostlib.training.trl, "completion_logps", watched)
+    done = GRPO(**FAST).train(Subject(dropping, tiny_tokenizer, ParityTask()), ParityTask().split("train")[:6], adapter)
+    assert done.steps and twice and all(torch.equal(*pair) for pair in twice)
+    assert not dropping.training and dropping.model.decoder.layers[0].dropout == 0.5
+
+
+def test_checkpointing_refuses_a_model_that_drops_out(dropping, tiny_tokenizer, tmp_path):
+    adapter = TinyLoRA(SVDBasis.from_model(dropping, 2, cache_dir=tmp_path), AdapterConfig(n_tie=6)).attach(dropping)
+    trainer = GRPO(**FAST, gradient_checkpointing=True)
+    with pytest.raises(TrainingError, match="gradient_checkpointing=True.*drops out: set it to 0"):
+        trainer.train(Subject(dropping, tiny_tokenizer, ParityTask()), ParityTask().split("train")[:6], adapter)

@@ -11,9 +11,16 @@ Rule of `same_answer`, in this order, the first that applies decides:
   1 equal as they stand, or after normalisation (spacing, \dfrac, \left, degrees, currency, percent, units): the same;
   2 both are rational numbers: compared exactly, so 0.333333 is not 1/3 and 18 is not 18.0000001;
   3 something that math-verify would read wrongly, or that could take it forever: different;
-  4 math-verify decides: sets without order, intervals, tuples, matrices, equations, symbolic equality.
+  4 math-verify decides: sets without order, intervals, tuples, matrices, equations, symbolic equality;
+  5 of what it takes for equal, the values are compared once more, part by part: rational ones exactly, with decimals as
+    they are written, others to 40 digits. It rounds decimals to 6 places and chops at 15 digits, so that 2^{-100} would
+    be -2^{-100}, and (0.333333, 1) the point (1/3, 1).
 
-Departures: numbers have no exponents ("1e3" reads as 1) and no letters before them ("x2" holds no number); a minus that
+What belongs to a number: any dash but the long one is its minus, also with a blank after "=", ":", "is" or at the start
+of what was marked ("#### - 3"; "minus 3" and "negative 3" likewise), digits grouped by thousands with a comma, an
+apostrophe, a no-break or thin space, `\,` or, where the number stands alone, a blank; and a scale word: 18 million.
+
+Departures: "1e3" reads as 1; a number has no letters before it ("x2" holds none); a minus that
 follows a digit or a closing bracket is a subtraction ("10-3" ends in 3). From the MATH graders (Hendrycks et al. 2021,
 Minerva): 50% is 50 but not 0.5; decimals are exact, so that 3.141593 is not \pi; a base may be left out (52 for 52_8)
 but not be another; units after a number are not compared. math-verify stops itself with SIGALRM, which works in the
@@ -33,9 +40,32 @@ _CURRENCY = r"\\?[$€£]"
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _BELOW = r"(?:/(?P<below>[0-9]+)(?![0-9/]|\.[0-9]))?"
 _NUMBER = rf"(?P<minus>(?<![\w)\]}}])-)?(?:{_CURRENCY})?(?P<digits>{_DIGITS}){_BELOW}"
-_IN_TEXT = re.compile(rf"(?<![\w^]){_NUMBER}")
+_IN_TEXT = re.compile(rf"(?<![\w^]){_NUMBER}(?![0-9.]*\s*\^)")
 _ALONE = re.compile(rf"(?:{_CURRENCY})?{_NUMBER}\s*(?:\\?%)?\.?")
+DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"), "-")  # the long dash is none
+_SIGN_APART = re.compile(r"(?<=[=:])[ \t]*-[ \t]+(?=[0-9$.])|(?<=\bis)[ \t]+-[ \t]+(?=[0-9$.])")
+_SIGN_WORD = re.compile(r"(?<![0-9] )\b(?:minus|negative)\s+(?=[0-9$.])", re.IGNORECASE)
 _THOUSANDS_MARK = re.compile(r"\{,\}|,\\!\s*")
+_GROUPED = re.compile(r"(?<![0-9.,])([0-9]{1,3})((?:(?:['\u2019\u00a0\u2009\u202f]|\\[, ])[0-9]{3})+)(?![0-9])")
+_GROUPED_BY_BLANKS = re.compile(r"(?<![0-9.,])([0-9]{1,3})((?: [0-9]{3})+)(?![0-9])")
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALED = re.compile(
+    r"(?<![\w^.,])([0-9][0-9,]*(?:\.[0-9]+)?)(?:\s|\\ |\\,|~)*(?:\\text\{\s*)?"
+    rf"({'|'.join(_SCALES)})s?\b\s*\}}?",
+    re.IGNORECASE,
+)
+_POWER = re.compile(r"(?<![\w^.,)}\]])([0-9]{1,6})\s*\^\s*(?:\{\s*(-?[0-9]{1,3})\s*\}|(-?[0-9]{1,3}))(?![\w^]|\.[0-9])")
+_SCIENTIFIC = re.compile(
+    r"(?<![\w^.,])([0-9]+(?:\.[0-9]+)?)\s*(?:\\times|\\cdot|[×·*])\s*10\s*\^\s*(?:\{\s*(-?[0-9]{1,3})\s*\}|(-?[0-9]{1,3}))(?![\w^]|\.[0-9])"
+)
+_REPEATING = re.compile(r"(?<![0-9.,])([0-9]*)\.([0-9]*)\\(?:overline|bar)\s*\{([0-9]{1,20})\}")
+_MIXED_IN_TEXT = re.compile(r"(?<![\w^.,/])([0-9]{1,20})\s+([0-9]{1,20})/([1-9][0-9]{0,20})(?![\w/]|\.[0-9])")
+_SYMBOLS = {"∞": r"\infty ", "π": r"\pi ", "×": r"\times ", "·": r"\cdot ", "²": "^2", "³": "^3"}
+_ROOT = re.compile(r"√\s*(\([^()]*\)|\{[^{}]*\}|[0-9]+(?:\.[0-9]+)?|[a-zA-Z])")
+_BOLD = re.compile(r"\\(?:boldsymbol|bm|mathbf|pmb)\s*\{(.*)\}", re.DOTALL)
+_WITH_UNIT = re.compile(r"(-?(?:\\?[$€£])?[0-9][0-9.,/]*)(?:\s+[A-Za-z]{3,})+\.?")
+_TURNED = re.compile(r"([^=]+)=\s*([a-zA-Z])\s*")
+_TEXT = re.compile(r"\s*\\text\s*\{[A-Za-z ]+\}\s*\.?\s*")
 _FRAC = re.compile(r"(?<![0-9}])\\[dt]?frac\s*\{(-?[0-9]+)\}\s*\{([0-9]+)\}(?![0-9{])")
 
 _REWRITES = [
@@ -71,13 +101,44 @@ def numbers_in(text: str) -> list[Fraction]:
 
 def as_number(text: str) -> Fraction | None:
     """The number that `text` is, apart from currency, percent, emphasis and a final period; None if it is not one."""
-    match = _ALONE.fullmatch(_plain(text).strip(" \t\r\n*_$"))
+    text = joined(_plain(text.strip(" \t\r\n*_$")))
+    match = _ALONE.fullmatch(re.sub(r"^-\s+", "-", text))
     return _value(match) if match else None
 
 
+def joined(text: str) -> str:
+    """`text` with digits that are grouped by thousands, by blanks too, as one number: for what stands alone, or was
+    marked."""
+    for pattern in (_GROUPED, _GROUPED_BY_BLANKS):
+        text = pattern.sub(lambda match: re.sub(r"[^0-9]", "", match[0]), text)
+    return text
+
+
 def _plain(text: str) -> str:
-    text = _THOUSANDS_MARK.sub(",", text.replace("\N{MINUS SIGN}", "-"))
+    text = _THOUSANDS_MARK.sub(",", text.translate(DASHES))
+    text = _SIGN_WORD.sub(" -", _SIGN_APART.sub(" -", text))
+    text = _GROUPED.sub(lambda match: re.sub(r"[^0-9]", "", match[0]), text)
+    text = _SCIENTIFIC.sub(lambda match: _power(match, 10, Fraction(match[1])), text)
+    text = _POWER.sub(lambda match: _power(match, int(match[1])), text)
+    text = _REPEATING.sub(_repeating, text)
+    text = _MIXED_IN_TEXT.sub(lambda match: f"{int(match[1]) * int(match[3]) + int(match[2])}/{match[3]}", text)
+    text = _SCALED.sub(lambda match: str(Fraction(match[1].replace(",", "")) * 10 ** _SCALES[match[2].lower()]), text)
     return _FRAC.sub(r"\1/\2", text)
+
+
+def _power(match: re.Match, base: int, factor: Fraction = Fraction(1)) -> str:
+    """factor * base^exponent as an integer or a fraction; what stood there where that is too long, or 0 to a minus."""
+    exponent = int(match[2] or match[3])
+    if abs(exponent) * len(str(base)) > 400 or (base == 0 and exponent < 0):
+        return match[0]
+    return str(factor * Fraction(base) ** exponent)
+
+
+def _repeating(match: re.Match) -> str:
+    r"""0.1\overline{6} as a fraction."""
+    whole, once, again = match[1] or "0", match[2], match[3]
+    scale = 10 ** len(once)
+    return str(Fraction(int(whole + once), scale) + Fraction(int(again), scale * (10 ** len(again) - 1)))
 
 
 def _value(match: re.Match) -> Fraction | None:
@@ -102,22 +163,34 @@ def same_answer(given: str, gold: str) -> bool:
     """Whether `given` is the answer `gold`, both LaTeX or plain text; never raises."""
     if given.strip() == gold.strip() or len(given) > MAX_LENGTH:
         return 0 < len(given.strip()) == len(gold.strip())
+    words = bool(_TEXT.fullmatch(gold))  # "no" is a word there, not n times o
     given, gold = normalise(given), normalise(gold)
     if not given:
         return False
-    if given == gold or (_is_words(gold) and _words(given) == _words(gold)):
+    words = words or _is_words(gold)
+    if given == gold or (words and _words(given) == _words(gold)):
         return True
     numbers = _rational(given), _rational(gold)
     if None not in numbers:
         return numbers[0] == numbers[1]
-    return not _is_words(gold) and not _misleading(given, gold) and _verify(given, gold)
+    return not words and not _misleading(given, gold) and _verify(given, gold)
 
 
 def normalise(answer: str) -> str:
     """`answer` with one spelling for what LaTeX can spell in many ways."""
+    answer = answer.strip()
+    if (bold := _BOLD.fullmatch(answer)) and _closing_brace(answer, bold.start(1)) == len(answer) - 1:
+        answer = bold[1]
+    if unit := _WITH_UNIT.fullmatch(_plain(answer)):
+        answer = unit[1]
     number = as_number(answer)
     if number is not None:
         return str(number)
+    answer = _ROOT.sub(lambda match: f"\\sqrt{{{match[1].strip('{}')}}}", answer.translate(DASHES))
+    for symbol, latex in _SYMBOLS.items():
+        answer = answer.replace(symbol, latex)
+    if turned := _TURNED.fullmatch(answer):
+        answer = f"{turned[2]}={turned[1]}"
     for pattern, replacement in _REWRITES:
         answer = pattern.sub(replacement, answer.strip())
     return answer
@@ -177,4 +250,47 @@ def _verify(given: str, gold: str) -> bool:
     for text in (gold, given):
         config = [LatexExtractionConfig()]
         parsed.append(parse(f"${text}$", config, fallback_mode="no_fallback", parsing_timeout=seconds))
-    return all(parsed) and verify(parsed[0], parsed[1], timeout_seconds=seconds)
+    return all(parsed) and verify(parsed[0], parsed[1], timeout_seconds=seconds) and _agree(parsed[0][0], parsed[1][0])
+
+
+def _agree(one, other) -> bool:
+    """False where two answers that math-verify takes for equal differ in a value; True where that cannot be told."""
+    import sympy
+
+    equations = [side for side in (one, other) if isinstance(side, sympy.Equality)]
+    if len(equations) == 2 and one.lhs != other.lhs:  # one may be the other turned round
+        return True
+    if equations:  # "x = 3", for "x = 3" or for 3
+        one, other = (_value_of(side) if isinstance(side, sympy.Equality) else side for side in (one, other))
+    if isinstance(one, sympy.MatrixBase) and isinstance(other, sympy.MatrixBase):
+        return one.shape == other.shape and all(map(_agree, one, other))
+    if isinstance(one, sympy.FiniteSet) and isinstance(other, sympy.FiniteSet):
+        return all(any(_agree(a, b) for b in other) for a in one) and all(any(_agree(a, b) for a in one) for b in other)
+    if isinstance(one, sympy.Expr) and isinstance(other, sympy.Expr):
+        return _equal_values(one, other)
+    parts = getattr(one, "args", ()), getattr(other, "args", ())
+    return len(parts[0]) != len(parts[1]) or not parts[0] or all(map(_agree, *parts))
+
+
+def _value_of(equation):
+    return equation.lhs if equation.rhs.is_Symbol and not equation.lhs.is_Symbol else equation.rhs
+
+
+def _equal_values(one, other) -> bool:
+    import sympy
+
+    symbols = sorted(one.free_symbols | other.free_symbols, key=str)
+    at = {symbol: sympy.Rational(7 + 4 * k, 5 + 2 * k) for k, symbol in enumerate(symbols)}
+    values = []
+    for side in (one, other):
+        exact = side.xreplace({number: sympy.Rational(str(number)) for number in side.atoms(sympy.Float)})
+        values.append(exact.subs(at).doit())
+    if all(value.is_Rational for value in values):
+        return values[0] == values[1]
+    first, second = (sympy.N(value, 60) for value in values)
+    if not (first.is_number and second.is_number and first.is_finite and second.is_finite):
+        return True
+    size = max(abs(first), abs(second))
+    return bool(
+        abs(first - second) <= size * sympy.Float("1e-40") or (first * second == 0 and size < sympy.Float("1e-50"))
+    )

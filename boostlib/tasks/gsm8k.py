@@ -24,12 +24,15 @@ from typing import ClassVar
 
 from boostlib.common.errors import DataError
 from boostlib.common.settings import Count
-from boostlib.tasks.answers import as_number, last_boxed, numbers_in, same_answer
+from boostlib.tasks.answers import as_number, joined, last_boxed, numbers_in, same_answer
 from boostlib.tasks.base import DevTask, Example, Score
 from boostlib.tasks.rows import Row, Source, load_rows
 
 INSTRUCTION = "Reason step by step. End with a line that holds only the final answer as a number, like this: #### 42"
 HUB_ID = "openai/gsm8k"
+
+_EXPRESSION = re.compile(r"[^\w\s]*[0-9][0-9.,]*(?:\s*(?:\^|\\times|\\cdot|[*×·+])|[a-zA-Z](?![a-zA-Z]))")
+_GROUPED_OTHERWISE = re.compile(r"[^\w\s]*[0-9]+[ ,'\u2019\u00a0\u2009\u202f][0-9]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +81,13 @@ def _after_hashes(completion: str) -> Iterator[tuple[int, str, bool]]:
     "#### Step 3" and "#### 1. First" are headings, and a line with two numbers marks none: the last number counts.
     """
     for match in re.finditer(r"####[ \t]*(.*)", completion):
-        number, numbers = as_number(match[1]), numbers_in(match[1])
+        line = joined(match[1])
+        number, numbers = as_number(line), numbers_in(line)
         if number is not None:
             yield match.start(), str(number), True
-        elif len(numbers) == 1 and re.match(r"\W*[0-9]+(?![.):]\s)", match[1]):
+        elif _EXPRESSION.match(line):
+            yield match.start(), line.rpartition("=")[2].strip(" .*_$"), False
+        elif _GROUPED_OTHERWISE.match(re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", line)):
+            yield match.start(), "", False
+        elif len(numbers) == 1 and re.match(r"\W*[0-9]+(?![.):]\s)", line):
             yield match.start(), str(numbers[0]), False

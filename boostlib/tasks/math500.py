@@ -23,7 +23,7 @@ from typing import ClassVar
 
 from boostlib.common.errors import DataError
 from boostlib.common.settings import Count, Name, Names
-from boostlib.tasks.answers import last_boxed, same_answer
+from boostlib.tasks.answers import DASHES, last_boxed, same_answer
 from boostlib.tasks.base import DevTask, Example, Score
 from boostlib.tasks.rows import Source, load_rows
 
@@ -89,6 +89,7 @@ class Math500(DevTask):
 
 def last_formula(completion: str) -> str:
     r"""The last $...$, \(...\), \[...\] or free-standing number of `completion`, whichever ends later; "" for none."""
+    completion = completion.translate(DASHES)
     found = [(match.end(), match[match.lastindex or 0]) for match in _FORMULA.finditer(completion)]
     found += [(match.end(), match[0]) for match in _NUMBER.finditer(completion)]
     return max(found, default=(0, ""))[1].strip()

@@ -93,7 +93,8 @@ def test_a_fixed_dev_split_of_gsm8k():
         (".5", [Fraction(1, 2)]),
         ("3/4 or \\frac{3}{4} or -\\dfrac{3}{4}", [Fraction(3, 4), Fraction(3, 4), Fraction(-3, 4)]),
         ("3/0 is none", []),
-        ("x2 and H2O and 10^3", [10]),
+        ("x2 and H2O and 10^3, 18^2, x^2 and 3^{-2}", [1000, 324, Fraction(1, 9)]),
+        ("3 \\times 10^8, 6.5 * 10^{-2}, 2^x", [300000000, Fraction(13, 200)]),
         ("1{,}200 and 1,\\! 200", [1200, 1200]),
         ("1,2345", [1, 2345]),
         ("18th", [18]),
@@ -511,3 +512,79 @@ def test_what_word_problems_cut_off_no_score_depends_on():
         assert task.score(cut, example) == task.score(text, example), text
         ends += cut != text
     assert ends > 1000
+
+
+# ---- values that are near, signs, groups of digits, scale words and powers
+
+
+NEAR = [  # (gold, given): refused
+    (r"2^{-100}", r"-2^{-100}"), (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}"), (r"e^{-40}", r"e^{-41}"),
+    (r"6.626 \times 10^{-34}", r"1.38 \times 10^{-23}"), (r"\frac{2^{100}-1}{2^{100}}", r"\frac{1}{2^{100}}"),
+    (r"3^{-71}", r"3^{-70}"), (r"e^{-100}", "0"), (r"\sqrt{2}", r"\sqrt{2}+10^{-20}"), (r"\pi^{-30}", r"\pi^{-31}"),
+    (r"1+10^{-30}", "1"), (r"\frac{10^{40}+1}{10^{40}}", "1"), (r"2^{-50}\sqrt{3}", r"2^{-51}\sqrt{3}"),
+    (r"\frac13, \frac23", "0.333333, 0.666667"), (r"\pi", "x=3.141593"), (r"\pi", "3.141593"),
+    (r"-\frac13", "-0.333333"),
+    (r"[\frac13,1)", "[0.333333,1)"), (r"\sqrt{2}", "1.41421356"), (r"\frac{x}{3}", "0.333333x"),
+    (r"-\pi", "-3.141593"),
+    (r"\begin{pmatrix} 1/3 \\ 1 \end{pmatrix}", r"\begin{pmatrix} 0.333333 \\ 1 \end{pmatrix}"),
+    (r"\left\{\frac23, 5\right\}", r"\left\{0.666667, 5\right\}"), (r"(\frac17, 2)", "(0.142857, 2)"),
+    ("x=\\frac13", "x=0.333333"), (r"\frac13+\pi", r"0.333333+\pi"), (r"\text{no}", "on"), (r"\text{yes}", "sey"),
+    (r"12 \text{ million}", "12"), ("12", r"12 \text{ million}"), ("12", "12 thousand"), ("3", "\N{MINUS SIGN}3"),
+    ("3", "\N{NON-BREAKING HYPHEN}3"), ("3", "\N{EN DASH}3"), ("80", "1 080"), ("18", "18^2"), ("8", r"10\,008"),
+    (r"\frac12", "3 1/2"), ("3", "0.\\overline{3}"), (r"2\sqrt{3}", "2√5"), ("x^2", "x³"), ("5", "6 = x"),
+    ("1000", "10^2"), ("100", r"10\,0"), ("4", "-2^2"), (r"(-\infty, 2]", "(-∞, 3]"), ("18", "18 and 19 dollars"),
+]  # fmt: skip
+EXACT = [  # (gold, given): accepted
+    (r"2^{-60}", r"\frac{1}{2^{60}}"), (r"\frac{1}{2^{60}}", r"2^{-60}"), (r"\frac12, \frac14", "0.5, 0.25"),
+    (r"\frac12", "x=0.5"), ("10000", r"10\,000"), ("10000", r"10\ 000"), ("1080", "1 080"), ("1234567", r"1\,234\,567"),
+    ("12000000", r"12 \text{ million}"), ("2500", "2.5 thousand"), (r"\text{no}", "No"), (r"\text{yes}", "yes"),
+    (r"6.626 \cdot 10^{-34}", r"6.626 \times 10^{-34}"), ("1000", "10^3"), ("1024", "2^{10}"), ("-4", "-2^2"),
+    ("-3", "\N{MINUS SIGN}3"), ("-3", "\N{NON-BREAKING HYPHEN}3"), ("-3", "\N{EN DASH}3"), ("-3", "- 3"),
+    (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"), (r"\frac{x}{4}", "0.25x"), (r"\frac83", "2 2/3"),
+    (r"\frac83", r"2\frac23"), (r"\frac13", r"0.\overline{3}"), (r"\frac16", r"0.1\overline{6}"),
+    ("1", r"0.\overline{9}"),
+    (r"2\sqrt{3}", "2√3"), (r"\sqrt{x}", "√x"), ("x^2", "x²"), ("x^3+1", "x³+1"), (r"(-\infty,2]", "(-∞, 2]"),
+    (r"2\pi", "2π"), (r"\frac12", r"\boldsymbol{\frac12}"), ("7", r"\mathbf{7}"), ("5", "5 = x"), ("x=5", "5 = x"),
+    ("18", "18 dollars"), ("18", "$18 per day"), ("-7/2", "-3 1/2"), ("300000000", r"3 \times 10^8"),
+    (r"[\frac12,1)", "[0.5,1)"),
+    (r"\begin{pmatrix} 1/4 \\ 1 \end{pmatrix}", r"\begin{pmatrix} 0.25 \\ 1 \end{pmatrix}"),
+]  # fmt: skip
+GSM8K_ANSWERS = [  # (completion, gold, right?)
+    ("#### - 3", "3", False), ("#### - 3", "-3", True), ("the answer is - 3", "3", False), ("x = - 3", "-3", True),
+    ("the answer is - 3", "-3", True), ("#### \N{EN DASH} 3", "-3", True),
+    ("#### \N{NON-BREAKING HYPHEN}3", "-3", True),
+    ("Answer \N{EM DASH} 18", "18", True), ("- 18", "18", True), ("- 17 apples\n- 18", "18", True),
+    ("It is minus 3", "3", False), ("It is negative 3.", "-3", True), ("20 minus 2 is 18", "18", True),
+    ("#### 1 080", "1080", True), ("#### 1 080", "80", False), ("#### 1\N{NO-BREAK SPACE}080", "1080", True),
+    ("#### 1\N{THIN SPACE}080 clips", "1080", True), ("#### 1'080", "1080", True), ("#### 1 080 clips", "1080", True),
+    ("#### 1 08", "8", False), ("#### 12 34", "34", False), ("#### 1'08", "8", False), ("#### 18 million", "18", False),
+    ("#### 18 million", "18000000", True), ("#### 2 hundred", "200", True), ("#### 18^2", "18", False),
+    ("#### 18^2", "324", True), ("#### 18x", "18", False), (r"#### 3 \times 10^8", "3", False),
+    (r"#### 3 \times 10^8", "10", False), (r"#### 3 \times 10^8", "300000000", True), ("#### 10^3", "1000", True),
+    ("#### 10^3", "10", False), ("It is 3 1/2.", "2", False), ("It costs 2.5 million", "2500000", True),
+    ("It costs 2.5 million", "2", False), ("#### 1.5 thousand", "1500", True), ("10-3", "3", True),
+    ("between 3-5", "5", True), ("#### 18 dollars", "18", True), ("#### 1,080 clips", "1080", True),
+    (r"\boxed{18 dollars}", "18", True), (r"\boxed{18 million}", "18", False), (r"\boxed{10\,000}", "10000", True),
+    ("#### 18kg", "18", True), ("#### 9 * 2 = 18", "18", True), ("#### 9 * 2", "18", True), ("#### 9 * 2", "9", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "given"), NEAR)
+def test_what_is_only_near_is_refused(gold, given):
+    assert not same_answer(given, gold)
+
+
+@pytest.mark.parametrize(("gold", "given"), EXACT)
+def test_what_is_equal_in_another_form_is_accepted(gold, given):
+    assert same_answer(given, gold)
+
+
+@pytest.mark.parametrize(("completion", "gold", "right"), GSM8K_ANSWERS)
+def test_a_number_is_read_with_its_sign_groups_and_scale(completion, gold, right):
+    assert score("gsm8k", completion, gold).correct == right
+
+
+@pytest.mark.parametrize(("dash", "right"), [("\N{MINUS SIGN}", "-3"), ("\N{EN DASH}", "-3"), ("-", "-3"), ("", "3")])
+def test_math500_reads_the_sign_of_what_is_not_boxed(dash, right):
+    for gold in ("3", "-3"):
+        assert score("math500", f"So x is {dash}3", gold).correct == (gold == right)

@@ -20,7 +20,9 @@ What belongs to a number: any dash but the long one is its minus, also with a bl
 of what was marked ("#### - 3"; "minus 3" and "negative 3" likewise), digits grouped by thousands with a comma, an
 apostrophe, a no-break or thin space, `\,` or, where the number stands alone, a blank; and a scale word: 18 million.
 
-Departures: "1e3" reads as 1; a number has no letters before it ("x2" holds none); a minus that
+`last_number` reads none where the last number is part of something else: 18x, 18 \sqrt{2}, 10:30, 12 34, "18 or 19".
+
+Departures: no exponents with e ("1e3"); a number has no letters before it ("x2" holds none); a minus that
 follows a digit or a closing bracket is a subtraction ("10-3" ends in 3). From the MATH graders (Hendrycks et al. 2021,
 Minerva): 50% is 50 but not 0.5; decimals are exact, so that 3.141593 is not \pi; a base may be left out (52 for 52_8)
 but not be another; units after a number are not compared. math-verify stops itself with SIGALRM, which works in the
@@ -31,6 +33,7 @@ import logging
 import os
 import re
 import threading
+import unicodedata
 from fractions import Fraction
 
 MAX_LENGTH = 256  # longer answers are compared as text alone; the longest gold answer of MATH-500 has 53 characters
@@ -43,7 +46,9 @@ _NUMBER = rf"(?P<minus>(?<![\w)\]}}])-)?(?:{_CURRENCY})?(?P<digits>{_DIGITS}){_B
 _IN_TEXT = re.compile(rf"(?<![\w^]){_NUMBER}(?![0-9.]*\s*\^)")
 _ALONE = re.compile(rf"(?:{_CURRENCY})?{_NUMBER}\s*(?:\\?%)?\.?")
 DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"), "-")  # the long dash is none
-_SIGN_APART = re.compile(r"(?<=[=:])[ \t]*-[ \t]+(?=[0-9$.])|(?<=\bis)[ \t]+-[ \t]+(?=[0-9$.])")
+_SIGN_APART = re.compile(
+    r"((?:[=:]|\*\*|\b(?:is|are|be|equals?|gets?|gives?|has|have|answer)\b)[ \t*$]*)-[ \t]+(?=[0-9$.])", re.IGNORECASE
+)
 _SIGN_WORD = re.compile(r"(?<![0-9] )\b(?:minus|negative)\s+(?=[0-9$.])", re.IGNORECASE)
 _THOUSANDS_MARK = re.compile(r"\{,\}|,\\!\s*")
 _GROUPED = re.compile(r"(?<![0-9.,])([0-9]{1,3})((?:(?:['\u2019\u00a0\u2009\u202f]|\\[, ])[0-9]{3})+)(?![0-9])")
@@ -51,7 +56,7 @@ _GROUPED_BY_BLANKS = re.compile(r"(?<![0-9.,])([0-9]{1,3})((?: [0-9]{3})+)(?![0-
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _SCALED = re.compile(
     r"(?<![\w^.,])([0-9][0-9,]*(?:\.[0-9]+)?)(?:\s|\\ |\\,|~)*(?:\\text\{\s*)?"
-    rf"({'|'.join(_SCALES)})s?\b\s*\}}?",
+    rf"({'|'.join(_SCALES)})s?\b(?:\s*\}})?",
     re.IGNORECASE,
 )
 _POWER = re.compile(r"(?<![\w^.,)}\]])([0-9]{1,6})\s*\^\s*(?:\{\s*(-?[0-9]{1,3})\s*\}|(-?[0-9]{1,3}))(?![\w^]|\.[0-9])")
@@ -59,14 +64,27 @@ _SCIENTIFIC = re.compile(
     r"(?<![\w^.,])([0-9]+(?:\.[0-9]+)?)\s*(?:\\times|\\cdot|[×·*])\s*10\s*\^\s*(?:\{\s*(-?[0-9]{1,3})\s*\}|(-?[0-9]{1,3}))(?![\w^]|\.[0-9])"
 )
 _REPEATING = re.compile(r"(?<![0-9.,])([0-9]*)\.([0-9]*)\\(?:overline|bar)\s*\{([0-9]{1,20})\}")
-_MIXED_IN_TEXT = re.compile(r"(?<![\w^.,/])([0-9]{1,20})\s+([0-9]{1,20})/([1-9][0-9]{0,20})(?![\w/]|\.[0-9])")
-_SYMBOLS = {"∞": r"\infty ", "π": r"\pi ", "×": r"\times ", "·": r"\cdot ", "²": "^2", "³": "^3"}
+_MIXED_IN_TEXT = re.compile(r"(?<![\w^.,/])([0-9]{1,20})[ \t]+([0-9]{1,20})/([1-9][0-9]{0,20})(?![\w/]|\.[0-9])")
+_SYMBOLS = {"∞": r"\infty ", "π": r"\pi ", "×": r"\times ", "·": r"\cdot ", "θ": r"\theta "}
+_RAISED = re.compile("([⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
+_SIGNS = DASHES | {
+    code: re.sub(r"(\d+)\u2044(\d+)", r" \1/\2", unicodedata.normalize("NFKC", chr(code)))
+    for code in (0xBC, 0xBD, 0xBE, *range(0x2150, 0x215F))  # one half and the like
+}
 _ROOT = re.compile(r"√\s*(\([^()]*\)|\{[^{}]*\}|[0-9]+(?:\.[0-9]+)?|[a-zA-Z])")
 _BOLD = re.compile(r"\\(?:boldsymbol|bm|mathbf|pmb)\s*\{(.*)\}", re.DOTALL)
-_WITH_UNIT = re.compile(r"(-?(?:\\?[$€£])?[0-9][0-9.,/]*)(?:\s+[A-Za-z]{3,})+\.?")
-_TURNED = re.compile(r"([^=]+)=\s*([a-zA-Z])\s*")
+_NO_UNIT = r"(?!\s*(?:or|and|to|plus|minus|times|more|less|half|\w+ths?|squared|cubed|sqrt|sin|cos|tan|log|exp)\b)"
+_WITH_UNIT = re.compile(rf"(-?(?:\\?[$€£])?[0-9][0-9.,/]*){_NO_UNIT}(?:\s+[A-Za-z]{{3,}})+\.?")
+_TURNED = re.compile(r"([^=]+)=\s*([a-zA-Z](?:\([a-zA-Z]\))?|\\(?:theta|alpha|beta|phi|lambda))\s*")
+# Where a number goes on: a power, a root, a factor, a variable ("18x", "18 x"), "and a half".
+GOES_ON = re.compile(
+    r"\s*\^|_|[ \t]*(?:[πθ√]|\\(?:pi|sqrt|cdot|times|frac)|[*×·+/][ \t]*(?:[(\\]|[a-zA-Z]\b))|[a-zA-Z](?![a-zA-Z])"
+    r"|[ \t]+[b-z](?=\W*$)|\s+and\s+(?:a|one|three)\s+(?:half|third|quarter)"
+)
+# Where it is the end of something longer: 10:30, 1,8, 12 34, "18 or 19", "3 and 1/2", \sqrt{18}.
+_COMES_FROM = re.compile(r"[0-9](?:[ \t,.:'\u2019_]?|[ \t]+or[ \t]+)[$]?$|(?:\\sqrt|[\^_}])\s*\{?\s*$")
 _TEXT = re.compile(r"\s*\\text\s*\{[A-Za-z ]+\}\s*\.?\s*")
-_FRAC = re.compile(r"(?<![0-9}])\\[dt]?frac\s*\{(-?[0-9]+)\}\s*\{([0-9]+)\}(?![0-9{])")
+_FRAC = re.compile(r"((?<=[0-9]))?(?<!\})\\[dt]?frac\s*\{(-?[0-9]+)\}\s*\{([0-9]+)\}(?![0-9{])")
 
 _REWRITES = [
     (re.compile(pattern), replacement)
@@ -76,8 +94,8 @@ _REWRITES = [
         (r"\\[dtc]frac(?![a-z])", r"\\frac"),
         (r"\\(?:text(?:bf|rm|it|normal)?|mbox|mathrm|mathbf)\s*(?=\{)", r"\\text"),
         (r"\^\s*\{?\s*\\circ\s*\}?|\\degree|°|\\?%|[$£€]", ""),
-        (r"(?<=[\d})])\s*\\text\{[^{}]*\}(?:\s*\^\s*\{?\d\}?)?\s*\.?\s*$", ""),
-        (r"\\text\{([^{}]*)\}", r"\1"),
+        (rf"(?<=[\d}})])\s*\\text\{{{_NO_UNIT}[^{{}}]*\}}(?:\s*\^\s*\{{?\d\}}?)?\s*\.?\s*$", ""),
+        (r"^\\text\{([^{}]*)\}$|\\text\{(\s*[a-zA-Z]?\s*)\}", r"\1\2"),
         (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
         (r"\\frac\s*\\pi", r"\\frac{\\pi}"),
@@ -89,7 +107,9 @@ _REWRITES = [
     ]
 ]
 _MIXED = re.compile(r"(-?)(\d+)?\\frac\{(-?\d+)\}\{(\d+)\}")
-_HEAVY = re.compile(r"\^\{?\d{5,}|\d\^\{?\(?\d+\^|\d{4,}!|!!|\\(?:int|sum|prod|lim)(?![a-z])")
+_HEAVY = re.compile(
+    r"\^\{?\d{5,}|\d\^\{?\(?\d+\^|\)\^\{?\d{3,}|binom\{?\d{5,}|\d{4,}!|!!|\\(?:int|sum|prod|lim)(?![a-z])"
+)
 _BASE = re.compile(r"_\{?(\d+)\}?$")
 
 
@@ -97,6 +117,21 @@ def numbers_in(text: str) -> list[Fraction]:
     """Every number of `text`, in order."""
     found = (_value(match) for match in _IN_TEXT.finditer(_plain(text)))
     return [number for number in found if number is not None]
+
+
+def last_number(text: str) -> Fraction | str | None:
+    """The last number of `text`; "" where it is part of something else, such as 18x or 10:30; None without one."""
+    text = _plain(text)
+    found = list(_IN_TEXT.finditer(text))
+    digits = re.search(r"(?<![A-Za-z0-9])[0-9]+(?=[^0-9]*$)", text)
+    if not found or (digits and digits.start() >= found[-1].end()):
+        return "" if digits else None
+    last = found[-1]
+    from_more = re.search(_COMES_FROM, text[: last.start()]) or (
+        last["below"] and re.search(r"[0-9][ \t]+and[ \t]+$", text[: last.start()])
+    )
+    value = _value(last)
+    return "" if from_more or value is None or GOES_ON.match(text, last.end()) else value
 
 
 def as_number(text: str) -> Fraction | None:
@@ -115,15 +150,21 @@ def joined(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    text = _THOUSANDS_MARK.sub(",", text.translate(DASHES))
-    text = _SIGN_WORD.sub(" -", _SIGN_APART.sub(" -", text))
+    text = _RAISED.sub(_raised, text.translate(_SIGNS))
+    text = _FRAC.sub(lambda match: f"{'' if match[1] is None else ' '}{match[2]}/{match[3]}", text)
+    text = _THOUSANDS_MARK.sub(",", text)
+    text = _SIGN_WORD.sub(" -", _SIGN_APART.sub(r"\1 -", text))
     text = _GROUPED.sub(lambda match: re.sub(r"[^0-9]", "", match[0]), text)
     text = _SCIENTIFIC.sub(lambda match: _power(match, 10, Fraction(match[1])), text)
     text = _POWER.sub(lambda match: _power(match, int(match[1])), text)
     text = _REPEATING.sub(_repeating, text)
     text = _MIXED_IN_TEXT.sub(lambda match: f"{int(match[1]) * int(match[3]) + int(match[2])}/{match[3]}", text)
     text = _SCALED.sub(lambda match: str(Fraction(match[1].replace(",", "")) * 10 ** _SCALES[match[2].lower()]), text)
-    return _FRAC.sub(r"\1/\2", text)
+    return text
+
+
+def _raised(match: re.Match) -> str:
+    return f"^{{{unicodedata.normalize('NFKC', match[0]).translate(DASHES).strip('+')}}}"
 
 
 def _power(match: re.Match, base: int, factor: Fraction = Fraction(1)) -> str:
@@ -186,7 +227,8 @@ def normalise(answer: str) -> str:
     number = as_number(answer)
     if number is not None:
         return str(number)
-    answer = _ROOT.sub(lambda match: f"\\sqrt{{{match[1].strip('{}')}}}", answer.translate(DASHES))
+    answer = _RAISED.sub(_raised, answer.translate(_SIGNS))
+    answer = _ROOT.sub(lambda match: f"\\sqrt{{{match[1].strip('{}')}}}", answer)
     for symbol, latex in _SYMBOLS.items():
         answer = answer.replace(symbol, latex)
     if turned := _TURNED.fullmatch(answer):

@@ -23,7 +23,7 @@ from typing import ClassVar
 
 from boostlib.common.errors import DataError
 from boostlib.common.settings import Count, Name, Names
-from boostlib.tasks.answers import DASHES, last_boxed, same_answer
+from boostlib.tasks.answers import last_boxed, last_number, same_answer
 from boostlib.tasks.base import DevTask, Example, Score
 from boostlib.tasks.rows import Source, load_rows
 
@@ -39,7 +39,6 @@ SUBJECTS = (
     "precalculus",
 )
 _FORMULA = re.compile(r"(?<!\\)\$\$?(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_NUMBER = re.compile(r"(?<![\w\\{^/.])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?![\w\\{}^])")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +87,14 @@ class Math500(DevTask):
 
 
 def last_formula(completion: str) -> str:
-    r"""The last $...$, \(...\), \[...\] or free-standing number of `completion`, whichever ends later; "" for none."""
-    completion = completion.translate(DASHES)
-    found = [(match.end(), match[match.lastindex or 0]) for match in _FORMULA.finditer(completion)]
-    found += [(match.end(), match[0]) for match in _NUMBER.finditer(completion)]
-    return max(found, default=(0, ""))[1].strip()
+    r"""The last $...$, \(...\), \[...\] or number of `completion`, whichever ends later; "" for none, or for a
+    number that is part of something else, such as 2\sqrt{5}."""
+    formula = max(_FORMULA.finditer(completion), key=lambda match: match.end(), default=None)
+    rest = completion[formula.end() :] if formula else completion
+    number = last_number(re.split(r"\\(?:boxed|fbox)", rest)[0])  # a box that was cut off does not count
+    if number is not None:
+        return str(number)
+    return formula[formula.lastindex or 0].strip() if formula else ""
 
 
 def _squeeze(problem: str) -> str:

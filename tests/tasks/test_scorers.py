@@ -584,6 +584,102 @@ def test_a_number_is_read_with_its_sign_groups_and_scale(completion, gold, right
     assert score("gsm8k", completion, gold).correct == right
 
 
+MORE_ANSWERS = [  # (gold, given, right?)
+    ("1", "1-e^{-40}", False), ("\\frac13+10^{-20}", "\\frac13", False),
+    ("\\{2^{-60},1\\}", "\\{2^{-61},1\\}", False), ("(2^{-60},1)", "(2^{-61},1)", False),
+    ("[0,2^{-60}]", "[0,2^{-61}]", False), ("x<2^{-100}", "x<2^{-99}", False), ("x<\\frac13", "x<0.333333", False),
+    ("y=\\frac13 x+1", "y=0.333333x+1", False), ("x=\\frac13, y=2", "x=0.333333, y=2", False),
+    ("[0,\\frac13]\\cup[1,2]", "[0,0.333333]\\cup[1,2]", False), ("0.333333", "\\frac13", False),
+    ("\\frac13", "x = 0.333333", False), ("\\frac13", "+0.333333", False), ("-\\frac13", "x=-0.333333", False),
+    ("\\frac{\\pi}{2}", "1.570796", False), ("(3,\\frac{\\pi}{2})", "(3,1.570796)", False),
+    ("\\sqrt2 i", "1.414214i", False), ("\\{1,2\\}", "\\{1,3\\}", False), ("1,2,3", "1,2,2", False),
+    ("2^{-100}x", "2^{-99}x", False), ("12", "12 \\text{ thousand}", False), ("12", "12\\text{ hundred}", False),
+    ("12000000", "12 million dollars", True), ("12000000", "\\$12\\text{ million}", True), ("12", "12k", False),
+    ("18", "18 tenths", False), ("18", "18 squared", False), ("5", "5 or more", False), ("5", "5 plus tax", False),
+    ("5", "\\text{minus } 5", False), ("18", "18 pi", False), ("18", "18 sqrt", False), ("18", "18 cos", False),
+    ("18", "18 sin x", False), ("5", "minus 5", False), ("10000", "10~000", True), ("10000", "10'000", True),
+    ("10000", "10\u202f000", True), ("10000", "10{,}000", True), ("1", "1,00,000", False),
+    ("100000", "1,00,000", False), ("10000", "10\\;000", True), ("12", "1\\,2", False), ("8/3", "2\\,\\frac23", True),
+    ("-8/3", "-2\\frac23", True), ("4/3", "2\\frac23", False), ("4/3", "2 2/3", False),
+    ("\\frac16", ".1\\overline{6}", True), ("\\frac13", "0.333\\ldots", False), ("\\sqrt3", "\u221a3", True),
+    ("\\frac{\\sqrt3}{2}", "\u221a3/2", True), ("x^2", "x^{2}", True), ("x^{12}", "x\xb9\xb2", True),
+    ("x^{-1}", "x\u207b\xb9", True), ("x^4", "x\u2074", True), ("\\frac12", "\xbd", True),
+    ("\\frac72", "3\xbd", True), ("[-\\infty,2)", "[\u2212\u221e,2)", True), ("x\\le 2", "x \u2264 2", True),
+    ("(0,1)\\cup(2,3)", "(0,1)\u222a(2,3)", True), ("\\pm 2", "\xb12", True), ("\\frac12", "\\boldsymbol{0.5}", True),
+    ("\\frac12", "{\\frac12}", True), ("\\frac12", "\\mathbf{\\dfrac{1}{2}}", True), ("5", "5=\\theta", True),
+    ("5", "5=y", True), ("5", "5 = f(x)", True), ("5", "6=5", False), ("\\text{no}", "no", True),
+    ("\\text{no}", "NO.", True), ("\\text{Mon}, \\text{Tue}", "\\text{Tue}, \\text{Mno}", False),
+    ("(\\text{no},1)", "(\\text{on},1)", False), ("\\text{not one}", "\\text{one not}", False),
+    ("\\text{Monday}", "Monday", True), ("1/1000", "10^{-3}", True), ("1", "1e5", False),
+    ("1024", "\\frac{2^{11}}{2}", True), ("3", "3!", False), ("6", "3!", True), ("10^{500}", "10^{501}", False),
+    ("2^{-2000}", "2^{-2001}", False), ("e^{2000}", "e^{2001}", False), ("3-5", "2", False),
+    ("10:30", "10:31", False), ("3:4", "4:3", False), ("10:30", "30", False), ("30", "10:30", False),
+    ("5", "3-5", False), ("-2", "3-5", True), ("4", "3:4", False), ("50\\%", "50", True), ("1/2", "50\\%", False),
+    ("2k+2", "2(k+1)", True),
+    ("\\begin{pmatrix}0.5\\\\1\\end{pmatrix}", "\\begin{pmatrix}\\frac12\\\\1\\end{pmatrix}", True),
+    ("0.5, 0.25", "\\frac14,\\frac12", True), ("\\frac{3}{2}", "\\frac{1.5}{1}", True),
+]  # fmt: skip
+MORE_GSM8K = [  # (completion, gold, right?)
+    ("#### 18 billion", "18", False), ("#### 18k", "18", False), ("#### 18\xb2", "18", False),
+    ("#### 18**2", "18", False), ("#### 18^{2}", "324", True), ("#### 18y", "18", False), ("#### 18 y", "18", False),
+    ("#### 18 / x", "18", False), ("#### 18\u03c0", "18", False), ("#### 18\u221a2", "18", False),
+    ("#### 18\\pi", "18", False), ("#### 18\\sqrt{2}", "18", False), ("The answer is 18\\sqrt{2}", "2", False),
+    ("The answer is 18\\sqrt{2}", "18", False), ("The answer is \\sqrt{18}", "18", False),
+    ("The answer is 18x", "18", False), ("The answer is 18^2", "18", False), ("The answer is 18^2", "2", False),
+    ("It is 18^x.", "18", False), ("The answer is 3 \\times 10^8.", "10", False),
+    ("The answer is 3 x 10^8", "8", False), ("The answer is 3e8", "3", False), ("The answer is 3e8", "8", False),
+    ("#### 3e8", "3", False), ("#### 1e3", "1", False), ("The answer is 18 million.", "18", False),
+    ("The answer is 18 million.", "18000000", True), ("The answer is 12 34", "34", False),
+    ("The answer is 1 080", "80", False), ("The answer is 1,00,000", "0", False),
+    ("The answer is 1'080", "1080", True), ("The answer is 10,80", "80", False), ("#### 1.080.000", "0", False),
+    ("#### 1.080,50", "50", False), ("#### 1_000", "1", False), ("#### 10 000 000", "10000000", True),
+    ("#### 3-5", "3", False), ("#### 3 to 5", "3", False), ("#### 18 or 19", "19", False),
+    ("#### 10:30", "30", False), ("#### 10:30", "10", False), ("#### 3:4", "4", False),
+    ("#### 05/03/2024", "2024", False), ("#### 3/4/5", "5", False), ("It is 3 and 1/2.", "1/2", False),
+    ("It is 3 and a half", "3", False), ("#### 3 and a half", "3", False), ("#### 3 1/2", "3", False),
+    ("#### 3\xbd", "3", False), ("#### \xbd", "1", False), ("The answer is 3\\frac{1}{2}", "2", False),
+    ("The answer is 3\\frac{1}{2}", "3", False), ("The answer: - 3", "3", False), ("The answer: - 3", "-3", True),
+    ("the answer equals - 3", "3", False), ("we get - 3", "3", False), ("so he has \u2013 3", "3", False),
+    ("x = \u20123", "-3", True), ("#### \uff0d3", "-3", True), ("#### \u20103", "-3", True),
+    ("#### (-3)", "3", False), ("#### $- 3", "3", False), ("#### -$3", "-3", True), ("#### - $3", "3", False),
+    ("#### +3", "3", True), ("**- 3**", "3", False), ("$x = - 3$", "3", False), ("is **- 3**", "3", False),
+    ("#### - 3 dollars", "3", False), ("#### \ufe63 3", "3", False), ("#### minus 3", "3", False),
+    ("#### negative 3", "3", False), ("is\n- 18", "18", True), ("* 18", "18", True), ("#### -3 million", "3", False),
+    ("#### -2^2", "4", False), ("#### -2^2", "-4", True), ("#### -3 1/2", "-7/2", True),
+    ("#### - 1 080", "1080", False), ("#### - 1 080", "-1080", True), ("18 - 9", "9", True),
+    ("#### 36/2 dollars", "18", True), ("#### 18 percent", "18", True), ("#### 18%", "18", True),
+    ("#### 18 a day", "18", True), ("#### 18kg", "18", True), ("#### 18 km", "18", True), ("#### 18th", "18", True),
+    ("#### 18.", "18", True), ("#### 18 (rounded)", "18", True), ("#### 18, rounded", "18", True),
+    ("#### Answer: 18", "18", True),
+]  # fmt: skip
+MORE_MATH = [  # (completion, gold, right?)
+    ("It is 3 1/2.", "1/2", False), ("It is 3 1/2.", "7/2", True), ("It is 5 million", "5", False),
+    ("It is 5 million", "5000000", True), ("It is 1 080", "80", False), ("x is - 3", "3", False),
+    ("x is minus 3", "3", False), ("x is 10:30", "30", False), ("It is 3\u221a2", "3", False),
+    ("It is 3\xb2", "3", False), ("It is 18 x", "18", False), ("It is 12 34", "34", False),
+    ("It is 1'080", "80", False), ("It is 1,00,000", "0", False), ("It is 3.", "3", True),
+    ("So x is \u22123", "-3", True), ("So x = - 3.", "-3", True), ("So x = - 3.", "3", False),
+    ("It is 3 \\times 10^8", "3", False), ("It is 3\xbd", "3", False), ("It is 3e8", "8", False),
+    ("It is 3 and a half", "3", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "given", "right"), MORE_ANSWERS)
+def test_answers_in_other_forms(gold, given, right):
+    assert same_answer(given, gold) == right
+
+
+@pytest.mark.parametrize(("task", "case"), [("gsm8k", c) for c in MORE_GSM8K] + [("math500", c) for c in MORE_MATH])
+def test_what_goes_on_is_not_its_last_number(task, case):
+    completion, gold, right = case
+    assert score(task, completion, gold).correct == right
+
+
+@pytest.mark.parametrize("completion", [" 13\n1/2", " 13\n5/6 = 1"])
+def test_arithmetic_takes_no_mixed_number_from_two_lines(completion):
+    assert score("arithmetic", completion, "13") == RIGHT
+
+
 @pytest.mark.parametrize(("dash", "right"), [("\N{MINUS SIGN}", "-3"), ("\N{EN DASH}", "-3"), ("-", "-3"), ("", "3")])
 def test_math500_reads_the_sign_of_what_is_not_boxed(dash, right):
     for gold in ("3", "-3"):

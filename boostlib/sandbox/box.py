@@ -17,7 +17,7 @@ from boostlib.sandbox.results import (
     SandboxUnavailable,
     Status,
 )
-from boostlib.sandbox.worker import HelperDied, Worker
+from boostlib.sandbox.worker import HelperDied, JudgeDied, Worker
 
 # (what it shows, code, tests, the right verdict); the last only where the kernel contains
 KNOWN = (
@@ -75,6 +75,7 @@ class CodeSandbox:
         self._workers: list[Worker] = []
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         self._owner = 0
+        self._asserting: set[CodeTask] = set()  # tasks whose tests are known to assert something
 
     def __enter__(self) -> "CodeSandbox":
         if self.isolation == RLIMITS_ONLY:
@@ -127,11 +128,29 @@ class CodeSandbox:
     def _check(self, code: str, task: CodeTask) -> CodeResult:
         worker = self._idle.get()
         try:
-            return worker.check(code, task, self.limits)
+            return self._verdict(worker, code, task)
         except HelperDied as first:
             return self._check_again(worker, code, task, first)
         finally:
             self._idle.put(worker)
+
+    def _verdict(self, worker: Worker, code: str, task: CodeTask) -> CodeResult:
+        try:
+            result = worker.check(code, task, self.limits)
+        except JudgeDied:
+            return self._blamed(worker, code, task)
+        if result.passed and task not in self._asserting:
+            worker.require_assertion(code, task, self.limits)
+            self._asserting.add(task)
+        return result
+
+    def _blamed(self, worker: Worker, code: str, task: CodeTask) -> CodeResult:
+        """The verdict on a candidate whose judge died: the judge's, if it does not die again; it has to be sound."""
+        self._self_test(worker)
+        try:
+            return worker.check(code, task, self.limits)
+        except JudgeDied as again:
+            return again.result
 
     def _check_again(self, worker: Worker, code: str, task: CodeTask, first: HelperDied) -> CodeResult:
         """Once more with new helpers, which have to pass the self-test."""
@@ -140,13 +159,16 @@ class CodeSandbox:
             worker.launch()
             worker.await_ready()
             self._self_test(worker)
-            return worker.check(code, task, self.limits)
+            return self._verdict(worker, code, task)
         except HelperDied as second:
             raise SandboxInfrastructureError(f"{first}; after a restart: {second}") from second
 
     def _self_test(self, worker: Worker) -> None:
         known = KNOWN if worker.isolation == RLIMITS_ONLY else (*KNOWN, ("acts", DENIED, DENIED_TESTS, Status.PASSED))
         for what, code, tests, right in known:
-            result = worker.check(code, CodeTask(tests, ("f",)), Limits(wall_s=30.0))
+            try:
+                result = worker.check(code, CodeTask(tests, ("f",)), Limits(wall_s=30.0))
+            except JudgeDied as error:
+                raise HelperDied(f"a judge ended without a verdict: {error}") from error
             if result.status is not right:
                 raise SandboxSelfTestError(f"{what}: {result.status} instead of {right} ({result.detail})")

@@ -17,6 +17,7 @@ import seccompy
 
 MB = 1 << 20
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 4, 24, 38, 47
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 CAPABILITY_VERSION_3 = 0x20080522
 PROT_EXEC = 4
 # what duplicates or inspects a descriptor; F_SETOWN with F_SETSIG would send any signal to the caller's process
@@ -27,10 +28,15 @@ ALLOWED = """
     read write readv writev close fstat lseek dup dup2 dup3 poll ppoll select pselect6
     munmap mremap madvise brk
     rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack restart_syscall
-    futex set_robust_list rseq sched_yield sched_getaffinity
-    clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time times getrusage getrandom
+    futex set_robust_list rseq sched_yield nanosleep gettimeofday time times getrusage getrandom
     getpid getppid gettid getuid geteuid getgid getegid getcwd uname exit exit_group
 """
+
+# these tell of any process by its number, or whether there is one: they may be asked about the caller alone
+OF_A_CLOCK = ("clock_gettime", "clock_getres", "clock_nanosleep")
+LAST_CLOCK = 11  # of the clocks that belong to no one; 2 and 3 are the caller's own
+ANY_PID = 0x7FA5C3E1  # stands for the child's, which is not known when the filter is built
+INT = 0xFFFFFFFF  # what the kernel reads of an int
 
 RLIMITS_ONLY = "rlimits only"
 
@@ -47,6 +53,12 @@ def describe() -> str:
     return f"seccomp+landlock{landlock}" if landlock else "seccomp"
 
 
+class Program(ctypes.Structure):
+    """The kernel's `sock_fprog`: how many instructions of eight bytes, and where."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
 class Hardening:
     """Built once in the helper, applied in each child it forks.
 
@@ -58,12 +70,15 @@ class Hardening:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._contained = contained
         self._no_capabilities = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
-        self._ruleset, self._filter = None, None
+        self._ruleset, self._program = None, b""
         if contained:
             if "landlock" in describe():
                 scope = landlockpy.Scope.ABSTRACT_UNIX_SOCKET | landlockpy.Scope.SIGNAL
                 self._ruleset = landlockpy.Ruleset(scoped=scope)
-            self._filter = _build_filter()
+            self._program = _build_filter().program
+            assert all(
+                self._program.count(each) == times for each, times in zip(_names(ANY_PID), (1, 3, 3), strict=True)
+            )
             self._drop_bounding_set()
         with open("/proc/self/statm") as file:
             self._held = int(file.read().split()[0]) * resource.getpagesize()
@@ -84,7 +99,14 @@ class Hardening:
         if self._ruleset:
             self._ruleset.restrict()
             self._ruleset.close()
-        self._filter.load()
+        self._load_filter()
+
+    def _load_filter(self) -> None:
+        program = self._program
+        for anyone, own in zip(_names(ANY_PID), _names(os.getpid()), strict=True):
+            program = program.replace(anyone, own)
+        instructions = Program(len(program) // 8, program)
+        self._check(self._libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(instructions), 0, 0), "seccomp")
 
     def _close_others(self, keep: int) -> None:
         if self._ruleset:
@@ -143,5 +165,16 @@ def _build_filter() -> seccompy.Filter:
         wall.allow(name, args=[(2, seccompy.CmpOp.MASKED_EQ, 0, PROT_EXEC)])
     for command in FCNTL.values():
         wall.allow("fcntl", args={1: command})
-    assert wall.program  # compiled here, so that a child only has to load it
+    pid, process_clock, thread_clock = (int.from_bytes(name, "little") for name in _names(ANY_PID))
+    for own in (0, pid):
+        wall.allow("sched_getaffinity", args=[(0, seccompy.CmpOp.MASKED_EQ, own, INT)])
+    for name in OF_A_CLOCK:
+        wall.allow(name, args=[(0, seccompy.CmpOp.LE, LAST_CLOCK)])
+        for own in (process_clock, thread_clock):
+            wall.allow(name, args=[(0, seccompy.CmpOp.MASKED_EQ, own, INT)])
     return wall
+
+
+def _names(pid: int) -> list[bytes]:
+    """The number of a process, of its clock and of its only thread's, as a filter holds them."""
+    return [(number & INT).to_bytes(4, "little") for number in (pid, ~pid << 3 | 2, ~pid << 3 | 6)]

@@ -5,11 +5,13 @@ watches its child from outside, keeps the end of its output, and kills its whole
 """
 
 import contextlib
+import ctypes
 import fcntl
 import gc
 import importlib
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -34,6 +36,8 @@ ENCODINGS = """
     utf_16_be utf_16_le utf_32 utf_32_be utf_32_le utf_8_sig
 """
 ROLES = {"candidate": candidate.run, "judge": judge.run}
+STACK = 2 << 20  # bytes: more than the deepest nesting that the interpreter's own limit allows
+MADV_DONTNEED = 4
 RPC, NOTE = 3, 4  # a child's descriptors beside the standard three; the note carries a failed start or the verdict
 
 
@@ -47,6 +51,7 @@ def main(role: str, control: int, preload: list[str], contained: bool) -> None:
     os.close(control)
     for place in (RPC, NOTE):  # taken, so that nothing of the helper's lies where a child puts its own
         os.dup2(0, place)
+    _deepen_stack()
     hardening = Hardening(contained)
     for stream in (sys.stdout, sys.stderr):  # line by line, so that a kill loses nothing and both keep their order
         stream.reconfigure(errors="backslashreplace", line_buffering=True)
@@ -63,6 +68,22 @@ def main(role: str, control: int, preload: list[str], contained: bool) -> None:
             job, fd = receive(line)
             if fd is not None:  # else a `stop` for a child that had ended already
                 send(line, Child(role, job, fd, hardening).watch(line))
+
+
+def _deepen_stack() -> None:
+    """Lets the stack grow now, by an argument that lies on it: in a child whose memory is used up it could not.
+
+    The pages go back at once, since every fork would pay for them: it is the address space that the child needs.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    size = STACK if soft == resource.RLIM_INFINITY else min(STACK, soft // 2)
+    argument = type("Argument", (ctypes.Structure,), {"_fields_": [("bytes", ctypes.c_char * size)]})
+    libc = ctypes.CDLL(None)
+    libc.getpid(argument())
+    with open("/proc/self/maps") as maps:
+        bottom = next((int(line.partition("-")[0], 16) for line in maps if line.endswith("[stack]\n")), None)
+    if bottom is not None:
+        libc.madvise(ctypes.c_void_p(bottom), ctypes.c_size_t(size - size // 8), MADV_DONTNEED)
 
 
 class Child:

@@ -2,35 +2,52 @@
 
 Nothing of the candidate's runs here. Its functions are opaque handles, its values are copies made of exact types, and
 the descriptor for the verdict exists in this process alone.
+
+Where the job says "watch", the tests say as well whether they came to an assertion: a statement that asserts or raises,
+or holds one that does.
 """
 
+import ast
 import json
 import os
 import sys
 import types
 
-from boostlib.sandbox.peer import OPS, Malformed, NotPassable, Peer
+from boostlib.sandbox.peer import Malformed, NotPassable, Peer
 
 GONE = "gone"  # no verdict of the tests: how the candidate ended decides
 TASK_ERROR = "task_error"
+MARK = "__reached__"
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def run(job: dict, rpc: int, note: int) -> None:
-    """Runs the tests and writes {"status", "detail"} on the note."""
-    peer = Peer(rpc, {"call": OPS["call"]})
+    """Runs the tests and writes {"status", "detail", "reached"} on the note."""
+    peer = Peer(rpc, {})
+    peer.ops["call"] = lambda *request: _call(peer, *request)
+    reached: list[bool] = []
     try:
-        status, detail = _judge(job, peer)
+        status, detail = _judge(job, peer, reached)
     except BaseException as error:  # a test may well call sys.exit
         status, detail = "failed", _line(error)
     if peer.broken:  # whatever the tests made of it
         status = "protocol_error" if isinstance(peer.broken, Malformed) else GONE
         detail = str(peer.broken)
-    verdict = json.dumps({"status": status, "detail": detail[:500]}).encode()
+    verdict = json.dumps({"status": status, "detail": detail[:500], "reached": bool(reached)}).encode()
     while verdict:
         verdict = verdict[os.write(note, verdict) :]
 
 
-def _judge(job: dict, peer: Peer) -> tuple[str, str]:
+def _call(peer: Peer, function: object, args: object, kwargs: object) -> object:
+    """What a candidate may ask for: a function that a test handed over, called with arguments."""
+    if not peer.handed_over(function):
+        peer.refuse("asked to call what no test handed over")
+    if type(args) is not tuple or type(kwargs) is not dict:
+        peer.refuse("malformed message: no arguments")
+    return function(*args, **kwargs)
+
+
+def _judge(job: dict, peer: Peer, reached: list[bool]) -> tuple[str, str]:
     try:
         exports = peer.request("exports", job["exports"])
     except Exception as error:
@@ -43,6 +60,7 @@ def _judge(job: dict, peer: Peer) -> tuple[str, str]:
     module = types.ModuleType("tests")
     sys.modules["tests"] = module
     scope = module.__dict__
+    scope[MARK] = lambda: reached or reached.append(True)
     stage, asked = "trusted_prompt", peer.asked
     try:
         _execute(job, stage, scope)
@@ -57,7 +75,35 @@ def _judge(job: dict, peer: Peer) -> tuple[str, str]:
 
 
 def _execute(job: dict, stage: str, scope: dict) -> None:
-    exec(compile(job[stage], stage, "exec", dont_inherit=True), scope)
+    source = _Watched().visit(ast.parse(job[stage])) if job["watch"] else job[stage]
+    exec(compile(source, stage, "exec", dont_inherit=True), scope)
+
+
+class _Watched(ast.NodeTransformer):
+    """Puts a mark before every statement that asserts something."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        for name in ("body", "orelse", "finalbody"):
+            body = getattr(node, name, None)
+            if isinstance(body, list):
+                setattr(node, name, [part for one in body for part in _marked(one)])
+        return node
+
+
+def _marked(statement: ast.stmt) -> list[ast.stmt]:
+    if isinstance(statement, DEFINITIONS) or not any(map(_asserts, ast.walk(statement))):
+        return [statement]
+    mark = ast.copy_location(ast.Expr(ast.Call(ast.Name(MARK, ast.Load()), [], [])), statement)
+    return [ast.fix_missing_locations(mark), statement]
+
+
+def _asserts(node: ast.AST) -> bool:
+    """An assert, a raise, or a call of something like `self.assertEqual`, `pytest.raises` or `sys.exit`."""
+    if isinstance(node, ast.Call):
+        called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        return any(word in called.lower() for word in ("assert", "raises", "fail", "exit"))
+    return isinstance(node, (ast.Assert, ast.Raise))
 
 
 def _blame(error: Exception, job: dict, stage: str, missing: list[str], unasked: bool) -> tuple[str, str]:

@@ -9,7 +9,7 @@ class Closed(Exception):
 
 
 def send(line: socket.socket, message: dict, fd: int | None = None) -> None:
-    data = json.dumps(message).encode()
+    data = json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")  # two surrogates stay two
     header = len(data).to_bytes(4, "little")
     try:
         socket.send_fds(line, [header], [] if fd is None else [fd])
@@ -22,7 +22,7 @@ def receive(line: socket.socket) -> tuple[dict, int | None]:
     try:
         header, fds, _, _ = socket.recv_fds(line, 4, 1)
         size = int.from_bytes(header + _take(line, 4 - len(header)), "little")
-        return json.loads(_take(line, size)), fds[0] if fds else None
+        return json.loads(_take(line, size).decode("utf-8", "surrogatepass")), fds[0] if fds else None
     except ConnectionError as error:
         raise Closed from error
 

@@ -80,6 +80,10 @@ class CodeTask:
     trusted_prompt: str = ""
     entry_point: str | None = None
 
+    def __str__(self) -> str:
+        """How an error names it: by what it takes from a candidate."""
+        return f"the task for {', '.join(self.exports)[:100]}" if self.exports else "the task"
+
     def __post_init__(self) -> None:
         if isinstance(self.exports, str):
             raise TaskError(f"exports is the string {self.exports!r}: give a tuple of names")

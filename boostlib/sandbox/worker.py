@@ -21,11 +21,21 @@ from boostlib.sandbox.results import CodeResult, CodeTask, Limits, Status, TaskE
 ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 START_S = 60.0  # for the imports, on a machine that is busy
 GRACE_S = 1.0  # the judge outlives the candidate's deadline, so that it sees the end of it
+# programs that no test should pass
+WRONG = ("def wrong(*_, **__): return None", "def wrong(*_, **__): return object()")
 SLACK_S = 20.0  # past every deadline of its own, a silent helper counts as dead
 
 
 class HelperDied(Exception):
     """A helper ended, hung, or could not lock its child in."""
+
+
+class JudgeDied(Exception):
+    """A judge's child ended without a verdict; `result` is what that says of the candidate, if the judge is sound."""
+
+    def __init__(self, result: CodeResult) -> None:
+        super().__init__(result.detail)
+        self.result = result
 
 
 class Helper:
@@ -106,20 +116,10 @@ class Worker:
         self._helpers = []
 
     def check(self, code: str, task: CodeTask, limits: Limits) -> CodeResult:
-        """The verdict on one candidate. HelperDied if none could be had, TaskError if the task is to blame."""
-        candidate, judge = self._helpers
-        ours, theirs = socket.socketpair()
-        job = {"limits": asdict(limits), "grace": 0.0}
-        with ours, theirs:
-            candidate.send({**job, "code": code}, ours.fileno())
-            judge.send({**job, **asdict(task), "grace": GRACE_S}, theirs.fileno())
-        judged = judge.receive(limits.wall_s + GRACE_S + SLACK_S)
-        candidate.send({"stop": True})
-        ran = candidate.receive(limits.wall_s + SLACK_S)
-        if ran["note"]:
-            raise HelperDied(ran["note"])
-        status, detail = _verdict(judged, ran, limits)
-        return CodeResult(
+        """The verdict on one candidate. HelperDied or JudgeDied if there is none, TaskError if the task is to blame."""
+        judged, ran = self._run(code, task, limits)
+        status, detail = _verdict(task, judged, ran, limits)
+        result = CodeResult(
             status=status,
             detail=detail,
             stdout_tail=ran["output"],
@@ -129,18 +129,61 @@ class Worker:
             max_rss_kb=ran["max_rss_kb"],
             isolation=self.isolation,
         )
+        if not judged["verdict"] and status is not Status.TIMEOUT:
+            raise JudgeDied(result)
+        return result
+
+    def require_assertion(self, code: str, task: CodeTask, limits: Limits) -> None:
+        """Raises TaskError where `code` has passed tests that assert nothing: every program would.
+
+        Some wrong program must fail at an assertion. If none does, and not all of them pass, the tests trip over them
+        before they assert anything: then `code` has to come to an assertion.
+        """
+        seen = []
+        for wrong in WRONG:
+            stub = "\n".join([wrong, *(f"{name} = wrong" for name in task.exports if name.isidentifier())])
+            judged, _ = self._run(stub, task, limits, watch=True)
+            verdict = judged["verdict"] or {"status": "", "reached": True}
+            if verdict["status"] != Status.PASSED and verdict["reached"]:
+                return
+            seen.append(verdict["status"])
+        if any(status != Status.PASSED for status in seen):
+            judged, _ = self._run(code, task, limits, watch=True)
+            verdict = judged["verdict"]
+            if not verdict or verdict["status"] != Status.PASSED or verdict["reached"]:
+                return
+        raise TaskError(f"{task} asserts nothing: programs pass that do nothing right")
+
+    def _run(self, code: str, task: CodeTask, limits: Limits, watch: bool = False) -> tuple[dict, dict]:
+        """What the helpers report of the judge's child, with its "verdict", and of the candidate's."""
+        candidate, judge = self._helpers
+        ours, theirs = socket.socketpair()
+        job = {"limits": asdict(limits), "grace": 0.0}
+        with ours, theirs:
+            candidate.send({**job, "code": code}, ours.fileno())
+            judge.send({**job, **asdict(task), "grace": GRACE_S, "watch": watch}, theirs.fileno())
+        judged = judge.receive(limits.wall_s + GRACE_S + SLACK_S)
+        candidate.send({"stop": True})
+        ran = candidate.receive(limits.wall_s + SLACK_S)
+        if ran["note"]:
+            raise HelperDied(ran["note"])
+        try:
+            judged["verdict"] = json.loads(judged["note"] or "null")
+        except json.JSONDecodeError:
+            raise HelperDied(f"a judge ended without a verdict: {judged['note']}") from None
+        return judged, ran
 
 
-def _verdict(judged: dict, ran: dict, limits: Limits) -> tuple[Status, str]:
-    """The judge's verdict; where it could reach none, how the candidate ended."""
-    try:
-        verdict = json.loads(judged["note"])
-    except json.JSONDecodeError:
+def _verdict(task: CodeTask, judged: dict, ran: dict, limits: Limits) -> tuple[Status, str]:
+    """The judge's verdict; where it could reach none, how the candidate ended; without one, how the judge did."""
+    verdict = judged["verdict"]
+    if not verdict:
         if judged["timed_out"] or _out_of_cpu(judged, limits):
             return Status.TIMEOUT, "the tests did not end on what the candidate returned"
-        raise HelperDied(f"a judge ended without a verdict: {judged['note'] or judged['signal']}") from None
+        how = f"by signal {judged['signal']}" if judged["signal"] else "without a verdict"
+        return Status.PROTOCOL_ERROR, f"its answers ended the tests {how}"
     if verdict["status"] == TASK_ERROR:
-        raise TaskError(f"the task fails by itself: {verdict['detail']}")
+        raise TaskError(f"{task} fails by itself: {verdict['detail']}")
     if verdict["status"] != GONE:
         return Status(verdict["status"]), verdict["detail"]
     if ran["timed_out"]:

@@ -186,6 +186,30 @@ ctypes.CFUNCTYPE(ctypes.c_int)(start + found)()
 """,
         "",
     ),
+    act("affinity_of_parent", "os.sched_getaffinity(os.getppid())", harmless=True),
+    act("affinity_of_caller", "os.sched_getaffinity(CALLER)", harmless=True),
+    act("affinity_of_init", "os.sched_getaffinity(1)", harmless=True),
+    act(
+        "affinity_by_32_bits",
+        CALL + "call(204, ctypes.c_uint64(1 << 32 | os.getppid()), 128, bytes(128))",
+        harmless=True,
+    ),
+    act("clock_of_parent", "time.clock_gettime(~os.getppid() << 3 | 2)", harmless=True),
+    act("clock_of_caller", "time.clock_gettime(~CALLER << 3 | 2)", harmless=True),
+    act("clock_of_init", "time.clock_gettime(~1 << 3 | 2)", harmless=True),
+    act("clock_of_nobody", "time.clock_gettime(~4_000_000 << 3 | 2)"),  # the answer would say that there is none
+    act("clock_of_parents_thread", "time.clock_gettime(~os.getppid() << 3 | 6)"),
+    act(
+        "clock_by_32_bits",
+        CALL + "call(228, ctypes.c_uint64(1 << 32 | ~os.getppid() << 3 & 0xFFFFFFFF | 2), bytes(16))",
+        harmless=True,
+    ),
+    act("clock_of_a_device", "time.clock_gettime(~3 << 3 | 3)"),
+    act("resolution_of_parents_clock", "time.clock_getres(~os.getppid() << 3 | 2)", harmless=True),
+    act(
+        "sleep_on_parents_clock",
+        CALL + "call(230, ctypes.c_uint64(~os.getppid() << 3 & 0xFFFFFFFF | 2), 0, (ctypes.c_int64 * 2)(0, 1), 0)",
+    ),
     act("pass_descriptor", "socket.send_fds(socket.socket(fileno=os.dup(3)), [b'x'], [1])"),
 ]
 
@@ -215,6 +239,43 @@ FRAME = "({k} for {k} in reversed(sys._getframe({depth}).f_code.co_consts) if ty
 HAND = (
     "import json, os\ndef send(m):\n    m = json.dumps(m).encode()\n    os.write(3, len(m).to_bytes(4, 'little') + m)\n"
 )
+SERVE = (
+    HAND
+    + """
+def some(count):
+    data = b''
+    while len(data) < count:
+        piece = os.read(3, count - len(data))
+        if not piece: os._exit(0)
+        data += piece
+    return data
+def take(): return json.loads(some(int.from_bytes(some(4), 'little')))
+def ask(function, *args, kwargs=['dict']): send(['tuple', 'call', function, ['tuple', *args], kwargs])
+def ok(value): send(['tuple', 'ok', value])
+def raised(kind, *args, cause=None): send(['tuple', 'raised', ['list', kind, ['list', *args], ['dict'], 'x', cause]])
+ME, HANDED = ['object', 0, 'x', 255], ['yours', 0]
+take()
+ok(['dict', 'f', ME])
+"""
+)
+OFFERED = "protocol_error which is not offered"
+HANDED_OVER = "protocol_error what no test handed over"
+MALFORMED = "protocol_error malformed message"
+
+
+def by_hand(name: str, code: str, ends: str, tests: str = "assert f(lambda x: 3) == 4") -> Attack:
+    """`code` runs once the judge has asked for its `f`; a function that a test hands over is `HANDED`."""
+    return forge(name, f"{SERVE}take()\n{code}\ntake()\nos._exit(0)", ends, tests, harmless=False)
+
+
+KILLER = """
+ask({what}, ME)
+while True:
+    op = take()[1]
+    if op == 'len': ok(30_000_000)
+    elif op == 'raised': os._exit(0)
+    else: ask({what}, ME)
+"""
 FORGERIES = [
     forge("exit_while_loading", "import os\nos._exit(0)", "crashed exited with code 0"),
     forge("exit_in_call", "import os\ndef f(x): os._exit(0)", "crashed exited with code 0"),
@@ -324,6 +385,102 @@ FORGERIES = [
         "protocol_error",
         harmless=False,
     ),
+    by_hand(
+        "judge_killed_by_len_and_nesting",
+        KILLER.format(what=["type", "list"]),
+        HANDED_OVER,
+    ),
+    by_hand("nesting_in_a_tests_function", KILLER.format(what="HANDED"), "crashed", "assert f(lambda x: x(1)) == 4"),
+    by_hand("nesting_in_a_built_in", KILLER.format(what="HANDED"), "crashed", "assert f(sorted) == 4"),
+    by_hand(
+        "nesting_on_a_full_memory",
+        KILLER.format(what="HANDED"),
+        "crashed",
+        "def g(x):\n    return [list(x), x(1)]\nassert f(g) == 4",
+    ),
+    *(
+        by_hand(f"calling_{name}", f"ask({what!r})", HANDED_OVER)
+        for name, what in {
+            "int": ["type", "int"],
+            "range": ["type", "range"],
+            "an_exception": ["known", "builtins", "SystemExit"],
+            "its_own_handle": ["object", 7, "x", 255],
+            "a_class_of_its_own": ["error", 8, "x", [["known", "builtins", "ValueError"]]],
+            "a_text": "print",
+        }.items()
+    ),
+    by_hand("calling_a_handle_that_is_not", "ask(['yours', 5])", MALFORMED),
+    by_hand("calling_a_handle_from_the_end", "ask(['yours', -1])", MALFORMED),
+    by_hand("arguments_that_are_a_handle", "send(['tuple', 'call', HANDED, ME, ['dict']])", MALFORMED),
+    by_hand("keywords_that_are_a_list", "ask(HANDED, kwargs=['list'])", MALFORMED),
+    *(
+        by_hand(f"asking_for_{op}", f"send(['tuple', {op!r}, HANDED, '__globals__', 1])", OFFERED)
+        for op in ("setattr", "getitem", "iter", "next", "len", "str", "isinstance", "exports")
+    ),
+    by_hand(
+        "endless_handles",
+        "for k in range(40):\n"
+        "    ask(HANDED, ['list', *(['object', 10_000 * k + i, 'x', 0] for i in range(10_000))])\n    take()",
+        "protocol_error more than",
+    ),
+    by_hand("abilities_that_are_none", "ok(['object', 1, 'x', 1 << 40])", MALFORMED),
+    by_hand("a_fraction_of_a_handle", "ok(['Fraction', ME, 1])", MALFORMED),
+    by_hand("a_timezone_of_a_handle", "ok(['datetime', '2020-01-01', ME, 0])", MALFORMED),
+    by_hand("a_factory_that_is_none", "ok(['defaultdict', 3])", MALFORMED),
+    by_hand("a_deque_of_no_length", "ok(['deque', -5, 1])", MALFORMED),
+    by_hand("raising_a_handle", "raised(HANDED)", "candidate_error RuntimeError"),
+    by_hand("raising_nothing", "send(['tuple', 'raised', 3])", MALFORMED),
+    by_hand("raising_the_end_of_the_line", "raised(['known', 'boostlib.sandbox.peer', 'Gone'])", "candidate_error"),
+    by_hand("raising_the_tasks_fault", "raised(['known', 'boostlib.sandbox.peer', 'NotPassable'])", "candidate_error"),
+    by_hand(
+        "raising_an_exception_of_the_tests",
+        "raised(['known', 'tests', 'Done'])",
+        "candidate_error",
+        "class Done(Exception): pass\ntry:\n    f(2)\n    assert False\nexcept Done: pass",
+    ),
+    by_hand(
+        "raising_a_cause_without_end",
+        "c = None\nfor _ in range(90): c = ['list', 1, ['list'], ['dict'], '', c]\nraised(1, cause=c)",
+        MALFORMED,
+    ),
+    by_hand("a_class_below_a_function", "ok(['error', 1, 'x', [HANDED]])", MALFORMED),
+    by_hand(
+        "a_class_of_two_layouts",
+        "ok(['error', 1, 'x', [['known', 'builtins', 'OSError'], ['known', 'builtins', 'SyntaxError']]])",
+        MALFORMED,
+    ),
+    forge("two_surrogates", "def f(x): return '\\ud83d\\ude00'", tests="assert f(2) == '\\U0001f600'", harmless=False),
+    forge(
+        "two_surrogates_in_the_code",
+        "def f(x): return '\ud83d\ude00'",
+        "candidate_error",
+        tests="assert f(2) == '\\U0001f600'",
+        harmless=False,
+    ),
+    *(
+        forge(
+            f"a_handle_that_is_{name}",
+            "def f(x): return object()",
+            tests=f"import collections.abc, types\n{test}",
+            harmless=False,
+        )
+        for name, test in {
+            "an_iterator": "assert isinstance(f(2), collections.abc.Iterator)",
+            "iterable": "assert isinstance(f(2), collections.abc.Iterable)",
+            "sized": "assert isinstance(f(2), collections.abc.Sized)",
+            "a_container": "assert isinstance(f(2), collections.abc.Container)",
+            "a_generator": "assert isinstance(f(2), types.GeneratorType)",
+            "said_to_have_next": "assert hasattr(f(2), '__next__')",
+            "said_to_have_a_length": "assert hasattr(f(2), '__len__')",
+        }.items()
+    ),
+    forge(
+        "a_name_like_generator",
+        "class generator: pass\ndef f(x): return generator()",
+        tests="import types\nassert isinstance(f(2), types.GeneratorType)",
+        harmless=False,
+    ),
+    forge("a_docstring_of_the_handle", "def f(x): return 4", tests="assert f.__doc__", harmless=False),
     forge("closed_line", "import os, time\nos.close(3)\ntime.sleep(10)", "protocol_error closed", harmless=False),
 ]
 ATTACKS = {attack.name: attack for attack in (*ACTS, *FORGERIES)}

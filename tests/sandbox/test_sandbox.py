@@ -299,6 +299,164 @@ assert caught('unicode', Exception) and caught('exit', Exception)
     assert result.passed, result.detail
 
 
+def test_a_handle_shows_what_its_thing_can_do_and_no_more(sandbox):
+    code = """
+class Plain:
+    'A plain thing.'
+class Many(list): pass
+class Sized:
+    def __len__(self): return 2
+class Never:
+    __iter__ = None
+def f(kind):
+    'Gives one.'
+    return {'plain': Plain(), 'many': Many([1, 2, 3, 4]), 'sized': Sized(), 'generator': (x for x in [1, 2]),
+            'keys': {1: 2}.keys(), 'map': map(str, [1]), 'never': Never()}[kind]
+"""
+    tests = """
+import collections.abc as abc, inspect, types
+kinds = (abc.Iterator, abc.Iterable, abc.Sized, abc.Container, abc.Callable)
+def shown(kind): return [each.__name__ for each in kinds if isinstance(f(kind), each)]
+assert shown('plain') == shown('never') == [] and shown('sized') == ['Sized']
+assert shown('many') == ['Iterable', 'Sized', 'Container'] and shown('map') == ['Iterator', 'Iterable']
+assert not hasattr(f('plain'), '__next__') and not hasattr(f('sized'), '__iter__') and hasattr(f('map'), '__next__')
+assert isinstance(f('generator'), types.GeneratorType) and isinstance(f('generator'), abc.Generator)
+assert inspect.isgenerator(f('generator')) and not inspect.isgenerator(f('map')) and isinstance(f('map'), map)
+assert isinstance(f('keys'), abc.KeysView) and next(f('generator')) == 1
+many = f('many')
+assert list(many[1:3]) == [2, 3] and list(many[::-1]) == [4, 3, 2, 1] and list(many[:-1]) == [1, 2, 3]
+del many[0]
+assert list(many) == [2, 3, 4] and 3 in many and 1 not in many
+assert f.__name__ == 'f' and f.__doc__ == 'Gives one.' and f('plain').__doc__ == 'A plain thing.'
+assert f('plain').__dict__ == {} and f('sized').__doc__ is None
+"""
+    result = check(sandbox, code, tests)
+    assert result.passed, result.detail
+
+
+def test_data_keeps_what_belongs_to_it(sandbox):
+    code = """
+import collections, datetime as d
+def f(kind):
+    zone = d.timezone(d.timedelta(hours=5, minutes=30), 'IST')
+    return {'counts': collections.defaultdict(int, a=1), 'own': collections.defaultdict(lambda: 'new'),
+            'none': collections.defaultdict(None, {1: 2}), 'last': collections.deque([1, 2], maxlen=2),
+            'utc': d.datetime(2020, 1, 2, tzinfo=d.timezone.utc), 'ist': d.datetime(2020, 1, 2, 3, tzinfo=zone),
+            'time': d.time(1, 2, tzinfo=zone, fold=1), 'zone': zone, 'dots': ..., 'slice': slice(1, None, 2),
+            'pair': '\\ud83d\\ude00', 'not': NotImplemented, 'object': object}[kind]
+def same(value): return value
+"""
+    tests = """
+import collections, datetime as d
+counts, own, none, last = f('counts'), f('own'), f('none'), f('last')
+assert counts['b'] == 0 and counts == {'a': 1, 'b': 0} and counts.default_factory is int
+assert own[3] == 'new' and dict(own) == {3: 'new'} and none.default_factory is None and none == {1: 2}
+last.append(3)
+assert list(last) == [2, 3] and last.maxlen == 2
+assert f('utc') == d.datetime(2020, 1, 2, tzinfo=d.timezone.utc) and f('utc').tzinfo is d.timezone.utc
+assert f('ist').isoformat() == '2020-01-02T03:00:00+05:30' and f('ist').tzname() == 'IST'
+assert f('time').fold == 1 and f('time').utcoffset() == f('zone').utcoffset(None) and f('zone').tzname(None) == 'IST'
+assert f('dots') is ... and f('slice') == slice(1, None, 2) and f('not') is NotImplemented and f('object') is object
+assert f('pair') == '\\ud83d\\ude00' and len(f('pair')) == 2 and f('pair') != '\\U0001f600'
+for value in (counts, last, f('ist'), ..., '\\U0001f600', '\\ude00\\ud83d', {'\\ud83d': '\\ude00'}):
+    assert same(value) == value and type(same(value)) is type(value)
+assert same(own)[9] == 'new' and same(collections.deque([1], 1)).maxlen == 1
+"""
+    result = check(sandbox, code, tests, "f same")
+    assert result.passed, result.detail
+
+
+def test_surrogates_of_a_program_or_its_tests_are_not_joined(sandbox):
+    assert check(sandbox, "def f(): return '\ud83d\ude00'", "assert f()").status is Status.CANDIDATE_ERROR
+    assert check(sandbox, "def f(): return '\U0001f600'", "assert f() == '\U0001f600'").passed
+    with pytest.raises(TaskError, match="tests does not compile"):
+        CodeTask("assert f() == '\ud83d\ude00'", ("f",))
+
+
+RAISES = """
+import decimal, json, sys
+class Base(Exception): pass
+class Own(Base, ValueError):
+    level = 7
+    def __init__(self, balance, amount):
+        super().__init__('short')
+        self.balance, self.amount = balance, amount
+    def __str__(self): return f'{self.amount} of {self.balance}'
+class Leaving(SystemExit): pass
+def f(kind):
+    if kind == 'unicode': b'ab\\xff'.decode()
+    if kind == 'encode': '\\u20ac'.encode('ascii')
+    if kind == 'exit': sys.exit(3)
+    if kind == 'leaving': raise Leaving(4)
+    if kind == 'interrupt': raise KeyboardInterrupt
+    if kind == 'own': raise Own(1, 2)
+    if kind == 'import': import no_such_module
+    if kind == 'json': json.loads('[1,')
+    if kind == 'decimal': decimal.Decimal('x')
+    if kind == 'group': raise ExceptionGroup('two', [ValueError(1), ExceptionGroup('in', [Own(3, 4), KeyError('k')])])
+    if kind == 'all': raise BaseExceptionGroup('exit', [SystemExit(1)])
+    if kind == 'os': raise FileNotFoundError(2, 'gone', 'x')
+    if kind == 'stop': raise StopIteration(5)
+    if kind == 'list': raise ValueError([1, {2}], b'x')
+    if kind == 'cause':
+        try: {}[1]
+        except KeyError as error: raise Own(5, 6) from error
+    raise kind
+def call(g):
+    return g()
+def given(error): raise error('so')
+"""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "error = caught('unicode', UnicodeDecodeError)\nassert (error.start, error.object) == (2, b'ab\\xff')",
+        "error = caught('encode', UnicodeEncodeError)\nassert error.encoding == 'ascii' and error.object == '\u20ac'",
+        "assert caught('exit', SystemExit).code == 3 and caught('leaving', SystemExit).code == 4",
+        "assert caught('leaving', Leaving) and caught('interrupt', KeyboardInterrupt) and caught('exit', Exception)",
+        "error = caught('own', Own)\nassert (error.balance, error.amount) == (1, 2) and error.args == ('short',)\n"
+        "assert str(error) == '2 of 1'",
+        "assert caught('own', Base) and caught('own', ValueError) and not isinstance(caught('own', Base), KeyError)",
+        "assert type(caught('own', Base)) is Own and issubclass(Own, Base) and Own.level == 7",
+        "assert Own.__name__ == 'Own' and not issubclass(Own, KeyError)",
+        "assert isinstance(Own(1, 2), Own) and Own(8, 9).balance == 8 and not isinstance(3, Own)",
+        "import json\nerror = caught('json', json.JSONDecodeError)\nassert error.pos == 3 and error.doc == '[1,'",
+        "import decimal\nassert caught('decimal', decimal.InvalidOperation)",
+        "group = caught('group', ExceptionGroup)\nassert group.message == 'two' and len(group.exceptions) == 2\n"
+        "assert group.subgroup(Own) and group.subgroup(KeyError) and not group.subgroup(OSError)",
+        "seen = []\ntry: f('group')\nexcept* Own as own: seen.append(own)\n"
+        "except* (ValueError, KeyError): seen.append(1)\nassert len(seen) == 2",
+        "assert caught('all', BaseExceptionGroup).exceptions[0].code == 1",
+        "error = caught('os', FileNotFoundError)\nassert error.errno == 2 and error.filename == 'x'\n"
+        "assert caught('import', ModuleNotFoundError).name == 'no_such_module'",
+        "assert caught('stop', StopIteration).value == 5 and caught('list', ValueError).args == ([1, {2}], b'x')",
+        "assert caught('cause', Own).__cause__.args == (1,) and isinstance(caught('cause', Own).__cause__, KeyError)",
+        "class Done(Exception): pass\ndef g(): raise Done(9)\ntry: call(g)\n"
+        "except Done as done: assert done.args == (9,)\nelse: assert False",
+        "class Mine(Exception): pass\nfor kind in (Mine, KeyError, Own):\n    try: given(kind)\n"
+        "    except kind: assert kind is not Own\n    except TypeError: assert kind is Own\n    else: assert False",
+    ],
+)
+def test_exceptions_cross_with_their_class_and_what_they_hold(sandbox, test):
+    caught = """
+def caught(kind, expected):
+    try:
+        f(kind)
+    except expected as error:
+        return error
+    raise AssertionError(kind)
+"""
+    result = check(sandbox, RAISES, caught + test, "f call given Base Own Leaving")
+    assert result.passed, result.detail
+
+
+@pytest.mark.parametrize("kind", ["exit", "leaving", "interrupt", "own", "group", "all", "unicode"])
+def test_an_exception_that_no_test_expects_is_the_candidates(sandbox, kind):
+    result = check(sandbox, RAISES, f"assert f({kind!r}) == 1")
+    assert result.status is Status.CANDIDATE_ERROR, result.detail
+
+
 def test_arguments_cross_by_value(sandbox):
     code = "def f(xs):\n    xs.clear()\n    return len(xs)"
     assert check(sandbox, code, "xs = [1, 2]\nassert f(xs) == 0 and xs == [1, 2]").passed
@@ -436,6 +594,80 @@ def test_tasks_that_fail_by_themselves_are_no_verdict(sandbox, task):
     assert sandbox.run(GOOD, ADD).passed
 
 
+CALLS = "def test():\n    assert f(2) == 4\n"
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "import unittest\nclass TestF(unittest.TestCase):\n    def test_f(self):\n        self.assertEqual(f(2), 4)",
+        "class TestF:\n    def test_f(self):\n        assert f(2) == 4",
+        "async def test():\n    assert f(2) == 4\ntest()",
+        f"{CALLS}if __name__ == '__main__':\n    test()",
+        "if __name__ == '__main__':\n    assert f(2) == 4",
+        "f(2) == 4",
+        "f(2) == 4\nsorted(f([2, 1])) == [1, 2]",
+        "f(2)[0] == 4\nclass TestF:\n    def test_f(self):\n        assert f(2) == 4",
+        "print(f(2), 4)",
+        "try:\n    assert f(2) == 4\nexcept AssertionError:\n    pass",
+        "try:\n    assert f(2) == 4\nexcept:\n    print('wrong')",
+        "import contextlib\nwith contextlib.suppress(Exception):\n    assert f(2) == 4",
+        "assert (f(2) == 4, 'should be 4')",
+        "assert f(2) == 4 or True",
+        "assert True",
+        "assert 1 + 1 == 2",
+        "for x in []:\n    assert f(x) == 4",
+        "def test():\n    yield\n    assert f(2) == 4\ntest()",
+        f"{CALLS}test",
+        "import pickle\nx = [lambda: f(2)]",
+        "check = lambda: f(2) == 4\ncheck()",
+    ],
+)
+def test_tests_that_pass_every_program_are_no_tests(sandbox, tests):
+    with pytest.raises(TaskError, match="the task for f asserts? nothing|assert nothing"):
+        sandbox.run("def f(x): return [4]", CodeTask(tests, ("f",)))
+    assert sandbox.run(GOOD, ADD).passed
+
+
+@pytest.mark.parametrize(
+    "body", ["pass", "assert True", "candidate(2)", "candidate(2) == 4", "return\n    assert candidate(2) == 4"]
+)
+def test_a_check_that_checks_nothing_is_named(sandbox, body):
+    task = CodeTask(f"def check(candidate):\n    {body}", ("f",), entry_point="f")
+    with pytest.raises(TaskError, match="the task for f asserts nothing"):
+        sandbox.run("def f(x): return 2 * x", task)
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "if f(2) != 4:\n    raise ValueError(2)",
+        "try:\n    f(None)\nexcept TypeError:\n    pass\nelse:\n    assert False",
+        "import unittest\nunittest.TestCase().assertEqual(f(2), 4)",
+        "import unittest\nwith unittest.TestCase().assertRaises(TypeError):\n    f(None)",
+        "import sys\nif f(2) != 4:\n    sys.exit(1)",
+        "import unittest\nclass TestF(unittest.TestCase):\n    def test_f(self):\n        self.assertEqual(f(2), 4)\n"
+        "result = unittest.TestResult()\nTestF('test_f').run(result)\nassert result.wasSuccessful()",
+        "out = f(2)\nhalf = out / 2\nassert half == 2",
+        "for a, b in zip(f([1, 2]), [1, 2]):\n    assert a == b\nassert f(2) == 4",
+        "assert True\nassert f(2) == 4",
+        f"{CALLS}test()",
+        "async def main():\n    assert f(2) == 4\ntry:\n    main().send(None)\nexcept StopIteration: pass",
+        "match f(2):\n    case 4: pass\n    case other: raise ValueError(other)",
+        "assert not f(0)",
+        "assert f(0) is not None and f(2)",
+    ],
+)
+def test_tests_that_do_assert_pass_right_programs_alone(sandbox, tests):
+    assert check(sandbox, "def f(x): return x + x", tests).passed
+    assert not check(sandbox, "def f(x): raise OSError", tests).passed
+
+
+def test_data_of_a_candidate_can_be_all_that_a_test_asks_for(sandbox):
+    assert check(sandbox, "LIMIT = 3", "assert LIMIT == 3", "LIMIT").passed
+    assert check(sandbox, "LIMIT = 4", "assert LIMIT == 3", "LIMIT").status is Status.FAILED
+
+
 def test_setup_that_needs_the_candidate_blames_the_candidate(sandbox):
     task = CodeTask("assert f(root) == 1", ("f", "Node"), setup="root = Node(1)")
     assert sandbox.run("def f(n): return 1", task).detail == "does not define Node"
@@ -507,6 +739,46 @@ def test_a_dead_helper_is_replaced_once_and_the_verdict_is_right():
 
 def _times_out():
     raise worker.HelperDied("the judge helper does not answer")
+
+
+@pytest.mark.parametrize("end", ["ctypes.string_at(0)", "os._exit(0)", "os._exit(3)", "os.abort()"])
+def test_a_judge_that_dies_of_one_candidate_is_a_verdict_on_it(end):
+    task = CodeTask(f"import ctypes, os\nif add(1, 2) != 3: {end}\nassert add(1, 2) == 3", ("add",))
+    wrong = "def add(a, b): return 4"
+    with CodeSandbox(workers=1) as opened:
+        before = opened._workers[0].pids
+        results = opened.run_many([(GOOD, task), (wrong, task), (GOOD, ADD), (wrong, ADD), (GOOD, task)])
+        expected = [Status.PASSED, Status.PROTOCOL_ERROR, Status.PASSED, Status.FAILED, Status.PASSED]
+        assert [result.status for result in results] == expected
+        assert "ended the tests" in results[1].detail and opened._workers[0].pids == before
+
+
+def test_a_judge_that_dies_of_the_self_test_as_well_is_no_verdict(monkeypatch):
+    with CodeSandbox(workers=1) as opened:
+        monkeypatch.setattr(box, "KNOWN", (("a death", GOOD, "import os\nos._exit(0)", Status.PASSED),))
+        with pytest.raises(SandboxInfrastructureError, match="a judge ended without a verdict"):
+            opened.run(GOOD, CodeTask("import os\nos._exit(0)\nassert add(1, 2)", ("add",)))
+
+
+def test_a_child_can_ask_about_itself(sandbox):
+    code = """
+import os, threading, time
+def f():
+    own = [~os.getpid() << 3 | 2, ~os.getpid() << 3 | 6, time.pthread_getcpuclockid(threading.get_ident())]
+    for clock in (*range(8), 11, *own): time.clock_gettime(clock), time.clock_getres(clock)
+    time.sleep(0.001)
+    times = time.time, time.monotonic, time.perf_counter, time.process_time, time.thread_time
+    return all(now() > 0 for now in times) and os.sched_getaffinity(0) == os.sched_getaffinity(os.getpid())
+"""
+    result = check(sandbox, code, "assert f()")
+    assert result.passed, result.detail
+
+
+def test_functions_may_call_each_other_to_a_depth(sandbox):
+    code = "def f(g, n): return n and 1 + g(f, n - 1)"
+    tests = "def g(h, n): return h(g, n)\nassert f(g, {0}) == {0}"
+    assert check(sandbox, code, tests.format(80)).passed
+    assert "RecursionError" in check(sandbox, code, tests.format(300)).detail
 
 
 def test_helpers_that_keep_dying_are_an_error_and_not_a_verdict(monkeypatch):

@@ -8,7 +8,9 @@ r"""HumanEval (Chen et al. 2021, arXiv 2107.03374): `openai/openai_humaneval`, a
 
 Prompt: one user message, `instruction` and the published prompt in a code block. Extraction, score as in programs.py;
 the program is the published prompt, whose function then has a docstring for a body, followed by the code, which defines
-the function again. A completion that begins indented, without a block, is a base model's: it continues the prompt.
+the function again. A completion whose first line that is not blank is indented, and no fence, is a base model's: it
+continues the prompt, and ends before a fence or a line at the margin that begins neither another function nor a class.
+A block that holds the indented body alone continues the prompt too.
 
 164 problems, to evaluate: `test` is the only split. The tests may take `entry_point` alone from a program; a helper
 that a prompt defines (such as `encode_cyclic`) is run on the trusted side.
@@ -16,18 +18,22 @@ that a prompt defines (such as `encode_cyclic`) is run on the trusted side.
 Departures: the chat prompt is ours; the published protocol has a base model continue the raw prompt.
 """
 
+import ast
 import re
+import textwrap
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from boostlib.common.settings import AnyPath, Count
 from boostlib.sandbox import CodeTask, TaskError
 from boostlib.tasks.base import Example, user_message
-from boostlib.tasks.programs import Problem, ProgramTask, compilable, find_code
+from boostlib.tasks.programs import Problem, ProgramTask, compilable, compiles, find_code, joined, parsed
 from boostlib.tasks.rows import Row, Source, load_rows
 
 INSTRUCTION = "Complete this function. Reply with the whole function in one Python code block."
 SOURCE = Source("humaneval/HumanEval.jsonl.gz", "openai/openai_humaneval", "test")
+_CONTINUATION = re.compile(r"(?:[ \t]*\n)*[ \t]+(?!```)\S")
+_RUNS_ON = re.compile(r"(?ms)(?:^[ \t]*```|```[ \t]*$).*\Z")
 FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
 
 
@@ -49,9 +55,13 @@ class HumanEval(ProgramTask):
         return [self.to_problem(row) for row in load_rows(SOURCE, FIELDS, self.data_dir)]
 
     def program(self, completion: str, example: Problem) -> str:
-        if "```" not in completion and re.match(r"\n*[ \t]+\S", completion):
-            return compilable(example.before + completion)
-        return f"{example.before}\n{find_code(completion)[0]}"
+        if _CONTINUATION.match(completion):
+            return continued(example.before, completion)
+        code = find_code(completion)[0]
+        body = textwrap.indent(code, "    ")
+        if code and not compiles(code) and compiles(example.before + body):
+            return example.before + body
+        return joined(f"{example.before}\n", code)
 
     def to_problem(self, row: Row) -> Problem:
         """A row as published. Raises TaskError, naming the problem, where its tests do not compile."""
@@ -72,3 +82,17 @@ class HumanEval(ProgramTask):
             )
         except TaskError as error:
             raise TaskError(f"humaneval, problem '{row['task_id']}': {error}") from error
+
+
+def continued(prompt: str, completion: str) -> str:
+    """`prompt`, whose last function goes on in `completion`, up to where something else begins."""
+    source = compilable(prompt + _RUNS_ON.sub("", completion))
+    lines = source.splitlines(keepends=True)
+    length = len(prompt.splitlines())
+    nodes = [node for node in parsed(source).body if (node.end_lineno or 0) > length]
+    names = {getattr(node, "name", "") for node in nodes[:1]}
+    for node in nodes[1:]:
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or node.name in names:
+            first = min(each.lineno for each in (node, *getattr(node, "decorator_list", ())))
+            return "".join(lines[: first - 1])
+    return source

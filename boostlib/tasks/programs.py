@@ -3,11 +3,14 @@ r"""What the tasks whose answers are programs share: finding the code, a sandbox
     "Here is a function:\n```python\ndef is_even(n):\n    return n % 2 == 0\n```\nIt returns ..."
     ->  "def is_even(n):\n    return n % 2 == 0"
 
-Rule, for reward and evaluation alike. The code is the first fenced block, without prompt signs (">>> "); without a
-fence, the text from the first line that begins with def, class, import, from or @. Code whose fence is not closed, or
-that has none, loses its last lines until it compiles: it was cut off by the limit of tokens, or prose follows. Correct:
-the program passes all tests. Strict: it also stood in a closed block. A completion ends with its first block: what
-follows is neither generated nor trained on.
+Rule, for reward and evaluation alike. The code is the first fenced block, without prompt signs (">>> ") and without the
+indentation or list mark of the block; what follows the language on the fence's own line belongs to it where it is code.
+A fence within the code, such as in a docstring, does not end it: the block ends where the code compiles. Without a
+fence, the code is the text from the first line that begins as code does and compiles up to the first definition. So it
+is where a bare fence ends such text, or where it defines something and the block does not. Code that no fence closes
+loses its last lines until it compiles: it was cut off by the limit of tokens, or prose follows. Correct: the program
+passes all tests. Strict: it also stood in a closed block. A completion ends with its first block: what follows is
+neither generated nor trained on.
 
 Every problem's reference is run against its own tests, once, before its first candidate is. Equal programs of one
 problem run once. With `partial=True` the reward is the share of the tests that pass (a program that does not run has
@@ -18,6 +21,7 @@ import ast
 import atexit
 import os
 import re
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -29,10 +33,21 @@ from boostlib.common.settings import Count, Flag
 from boostlib.sandbox import CodeResult, CodeSandbox, CodeTask, Status, TaskError
 from boostlib.tasks.base import Example, Score, TextTask
 
-BLOCK_END = r"(?ms)^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```"
-_BLOCK = re.compile(r"(?ms)^[ \t]*```[^\n`]*\n(.*?)(^[ \t]*```|\Z)")
-_CODE_LINE = re.compile(r"(?m)^(?:(?:async )?def |class |import |from \w|@\w)")
+_MARGIN = r"[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*"
+# up to the end of the first block: a fence within the code is indented further than its own
+BLOCK_END = (
+    rf"(?ms)\A(?:(?!{_MARGIN}```[^\n`]*\n)[^\n]*\n)*(?=([ \t]*)){_MARGIN}```[^\n`]*\n(.*?)^(?:\1)?[> ]{{0,3}}```"
+)
+# (what stands before the fence, the fence, what follows on its line)
+_FENCE = re.compile(rf"(?m)^({_MARGIN})(`{{3,}}|~{{3,}})([^\n]*)(?:\n|\Z)")
+_LAST_FENCE = re.compile(r"(?m)^((?:(?!```)[^\n])*[^\s`])```[ \t]*$")  # after the last line of the code, on that line
+_LANGUAGE = re.compile(r"(?i)^[ \t]*\{?\.?(?:python|py)[\d.]*\}?(?![\w.])[ \t]*")
+_CODE_LINE = re.compile(
+    r"(?m)^(?:(?:async )?def |class |import |from \w|@\w|(?:if|for|while|with|try)\b.*:|\w+(?:: *[^=\n]+)? = )"
+)
+_DEFINITION = re.compile(r"(?m)^(?:(?:async )?def |class |@\w)|^\w+ = lambda\b")
 _PROMPT_SIGN = re.compile(r"(?m)^(?:>>> |\.\.\. |>>>$|\.\.\.$)")
+MAX_TRIES = 20  # of places where code may begin or end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +93,15 @@ class ProgramTask(TextTask):
 
     def program(self, completion: str, example: Problem) -> str:
         """What is run for `completion`."""
-        return example.before + find_code(completion)[0]
+        return joined(example.before, find_code(completion)[0])
 
     def require_sound(self, examples: Sequence[Problem]) -> None:
-        """Raises TaskError, naming the problem, unless every reference passes its own tests. Asked once per problem."""
+        """Raises TaskError, naming the problem, unless every reference passes its own tests, and they assert something.
+
+        Asked once per problem.
+        """
         new = {e.id: e for e in examples if e.id not in self._sound}
-        results = self._box().run_many([(e.reference, e.check) for e in new.values()])
+        results = self._run([(e.reference, e.check) for e in new.values()])
         for id, result in zip(new, results, strict=True):
             if not result.passed:
                 raise TaskError(
@@ -135,13 +153,52 @@ def _sandbox(_process: int, workers: int, unsafe: bool) -> CodeSandbox:
 
 def find_code(completion: str) -> tuple[str, bool]:
     """(the code of a completion, whether it stood in a closed block); ("", False) where there is none."""
-    block = _BLOCK.search(completion)
-    if block and block[2]:
-        return _PROMPT_SIGN.sub("", block[1]), True
-    if block:
-        return compilable(_PROMPT_SIGN.sub("", block[1])), False
-    start = _CODE_LINE.search(completion)
-    return (compilable(completion[start.start() :]), False) if start else ("", False)
+    text = _LAST_FENCE.sub(r"\1\n```", completion)
+    fence = _FENCE.search(text)
+    if not fence:
+        return _loose(text), False
+    before = text[: fence.start()]
+    loose = _loose(before)
+    if not fence[3].strip() and _DEFINITION.search(loose) and before.rstrip().endswith(loose.rstrip()):
+        return loose, False  # the fence is the end of a block that the prompt began
+    code, closed = _block(text, fence)
+    if _DEFINITION.search(loose) and not _DEFINITION.search(code):
+        return loose, False
+    return code, closed
+
+
+def _block(text: str, fence: re.Match[str]) -> tuple[str, bool]:
+    """The code that `fence` opens, and whether a fence closes it."""
+    head, tick, rest = _LANGUAGE.sub("", fence[3]), fence[2], text[fence.end() :]
+    if tick in head:  # all on one line
+        return head[: head.index(tick)].strip() + "\n", True
+    margin = re.sub(r"[^ \t>]", " ", fence[1])
+    head = f"{margin}{head}\n" if _CODE_LINE.match(head) else ""
+    ends = [end.start() for end in _FENCE.finditer(rest) if end[2].startswith(tick)][:MAX_TRIES]
+    bodies = [_plain(head + rest[:end], quoted=">" in margin) for end in ends]
+    if bodies:
+        return next((body for body in bodies if compiles(body)), bodies[0]), True
+    return compilable(_plain(head + rest, quoted=">" in margin)), False
+
+
+def _plain(body: str, quoted: bool) -> str:
+    """A block's lines without what its place in the text puts before them."""
+    if quoted:
+        body = re.sub(r"(?m)^[ \t]*> ?", "", body)
+    return _PROMPT_SIGN.sub("", textwrap.dedent(body))
+
+
+def _loose(text: str) -> str:
+    """The code of text without fences: from the first line like code that leads up to the first definition."""
+    definition = _DEFINITION.search(text)
+    starts = [line.start() for line in _CODE_LINE.finditer(text)]
+    found = ""
+    for start in starts[:MAX_TRIES]:
+        code = compilable(text[start:])
+        if definition is None or start + len(code) > definition.end():
+            return code
+        found = found or code
+    return found
 
 
 def compilable(code: str) -> str:
@@ -160,7 +217,25 @@ def compilable(code: str) -> str:
     return ""
 
 
-def _parse(source: str) -> ast.Module:
+def compiles(code: str) -> bool:
+    """Whether there is code and all of it compiles."""
+    return bool(code.strip()) and compilable(code) == code
+
+
+def joined(before: str, code: str) -> str:
+    """`code` after `before`, its imports from `__future__` first of all, where alone they may stand."""
+    try:
+        nodes = [n for n in parsed(code).body if isinstance(n, ast.ImportFrom) and n.module == "__future__"]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        nodes = []
+    lines = code.splitlines(keepends=True)
+    for node in nodes:
+        end = node.end_lineno or node.lineno
+        lines[node.lineno - 1 : end] = ["\n"] * (end - node.lineno + 1)
+    return "".join(f"{ast.unparse(node)}\n" for node in nodes) + before + "".join(lines)
+
+
+def parsed(source: str) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # published programs hold escapes such as "\\d"
         return ast.parse(source)
@@ -169,7 +244,7 @@ def _parse(source: str) -> ast.Module:
 def defined_names(source: str) -> set[str]:
     """Names that a module binds at its top level: functions, classes and variables, imports left out."""
     names: set[str] = set()
-    for node in _parse(source).body:
+    for node in parsed(source).body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
         else:
@@ -180,27 +255,30 @@ def defined_names(source: str) -> set[str]:
 
 def used_names(source: str) -> set[str]:
     """Names that `source` reads."""
-    return {n.id for n in ast.walk(_parse(source)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    return {n.id for n in ast.walk(parsed(source)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
 
 
 def imports_of(source: str) -> str:
     """The import lines at the top level of `source`."""
-    imports = [node for node in _parse(source).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    imports = [node for node in parsed(source).body if isinstance(node, (ast.Import, ast.ImportFrom))]
     return "\n".join(map(ast.unparse, imports))
 
 
 def imported_names(source: str) -> set[str]:
     """Names that imports bind anywhere in `source`."""
-    imports = (n for n in ast.walk(_parse(source)) if isinstance(n, (ast.Import, ast.ImportFrom)))
+    imports = (n for n in ast.walk(parsed(source)) if isinstance(n, (ast.Import, ast.ImportFrom)))
     return {(name.asname or name.name).split(".")[0] for node in imports for name in node.names}
 
 
 def split_tests(tests: str) -> list[str]:
-    """`tests` once per assert, without the others: those at the top level, or those of `check` where it is defined."""
-    tree = _parse(tests)
+    """`tests` once per assert, without the others: those at the top level, or those of `check` where it is defined.
+
+    An assert of a constant, such as HumanEval's `assert True`, is no test.
+    """
+    tree = parsed(tests)
     check = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
     body = check.body if check else tree.body
-    asserts = [node for node in body if isinstance(node, ast.Assert)]
+    asserts = [node for node in body if isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant)]
     whole, parts = list(body), []
     for one in asserts:
         body[:] = [node for node in whole if node is one or not isinstance(node, ast.Assert)]

@@ -73,6 +73,64 @@ def test_code_is_found(completion, code, closed):
     assert find_code(completion) == (code, closed)
 
 
+F = "```"
+INNER = f'def double(n):\n    """Doubles.\n\n    {F}\n    double(2)\n    {F}\n    """\n    return 2 * n\n'
+LISTED = "{0}   def double(n):\n{0}       return 2 * n\n"
+
+
+@pytest.mark.parametrize(
+    ("completion", "closed"),
+    [
+        (f"{DOUBLE}{F}\n", False),  # a block that the prompt began
+        (f"{DOUBLE}{F}", False),
+        (f"{DOUBLE}{F}\nThis doubles n.\n", False),
+        (f"{DOUBLE}\n{F}\n\nUse it:\n{F}python\nprint(1)\n{F}", False),
+        (f"{DOUBLE.rstrip()}{F}\nIt doubles.", False),
+        (f"{DOUBLE}\nUse it:\n{F}python\nprint(double(2))\n{F}", False),
+        (f"{F}python def double(n):\n    return 2 * n\n{F}", True),  # code on the fence's own line
+        (f"{F}def double(n):\n    return 2 * n\n{F}", True),
+        (f"{F}python def double(n): return 2 * n{F}", True),
+        (f"{F}python import math\n{DOUBLE}{F}", True),
+        (f"{F}python def double(n):\n    return 2 * n", False),
+        (f"{F}python\n{DOUBLE.rstrip()}{F}\nIt doubles.", True),
+        (f'{F}python title="double.py"\n{DOUBLE}{F}', True),
+        (f"{F}{{.python}}\n{DOUBLE}{F}", True),
+        (f"{F}Python3\n{DOUBLE}{F}", True),
+        ("K = 2\ndef double(n):\n    return K * n\n", False),  # what stands before the first definition
+        ("Sure:\n\nK: int = 2\n\n\ndef double(n):\n    return K * n\n\nThat is all.", False),
+        ("try:\n    from math import nope\nexcept ImportError:\n    K = 2\ndef double(n):\n    return K * n\n", False),
+        (f"from the list we take two.\nimport is easy.\nx = as said\n{DOUBLE}", False),
+        (f"@everyone, look:\n{DOUBLE}", False),
+        ("import functools\n\n@functools.cache\ndef double(n):\n    return 2 * n\n", False),
+        ("double = lambda n: 2 * n\n", False),
+        (f"{DOUBLE}\nIt is called by {F}double(2){F}, as said.", False),
+        (f"{F}python\n{INNER}{F}\nSo.", True),  # a fence within the code
+        (f"{F}python\n{INNER.replace('    ' + F, F)}{F}\nSo.", True),
+        (f"{F}python\n{INNER.replace(F, F + 'python', 1)}{F}\nSo.", True),
+        (f"{F}`python\n{DOUBLE}{F}`\n", True),
+        (f"~~~python\n{DOUBLE}~~~\n", True),
+        (f"1. So:\n\n   {F}python\n{LISTED.format('')}   {F}\n2. Done.", True),  # indented in a list
+        (f"10. So:\n\n    {F}python\n{LISTED.format(' ')}    {F}\n", True),
+        (f"- {F}python\n{LISTED.format('')}  {F}\n", True),
+        (f"1. {F}python def double(n):\n       return 2 * n\n   {F}", True),
+        (f"   {F}python\n{LISTED.format('')}", False),
+        (f"> {F}python\n> def double(n):\n>     return 2 * n\n> {F}\n", True),
+        (f"{F}python\n{DOUBLE}{F}\n".replace("\n", "\r\n"), True),
+    ],
+)
+def test_code_is_found_wherever_it_stands(completion, closed):
+    code, found_closed = find_code(completion)
+    scope: dict = {}
+    exec(code, scope)
+    assert scope["double"](4) == 8 and found_closed is closed
+
+
+def test_a_fence_within_the_code_does_not_end_generation(tiny_tokenizer):
+    for text in (f"{F}python\n{INNER}{F}", f"1. So:\n   {F}python\n{LISTED.format('')}   {F}"):
+        ids = tiny_tokenizer(f"{text}\nAnd so on.")["input_ids"]
+        assert tiny_tokenizer.decode(cut_at(ids, tiny_tokenizer, BLOCK_END)) == text
+
+
 def test_a_completion_ends_with_its_first_block(tiny_tokenizer):
     ids = tiny_tokenizer(f"{GOOD} And ``` so on.")["input_ids"]
     kept = cut_at(ids, tiny_tokenizer, BLOCK_END)
@@ -125,6 +183,7 @@ def test_tests_are_split_by_assert():
     ]
     check = "def check(c):\n    y = 2\n    assert c(y)\n    assert c(1)"
     assert split_tests(check)[1] == "def check(c):\n    y = 2\n    assert c(1)"
+    assert split_tests("assert True, 'fine'\nassert f(1)\nassert 1, 'x'") == ["assert f(1)"]
     loop = "def check(c):\n    for i in range(3):\n        assert c(i)"
     assert split_tests(loop) == [loop]
 
@@ -155,6 +214,21 @@ def test_a_reference_that_fails_its_own_tests_is_named():
     for _ in range(2):  # not only the first time
         with pytest.raises(TaskError, match=r"python_basics, problem 'double': its reference .* failed: assert double"):
             task.score_many([GOOD], [wrong])
+
+
+@pytest.mark.parametrize(
+    "tests", ["double(2) == 4", "class Test:\n    def test(self): assert double(2) == 4", "assert (double(2) == 4, '')"]
+)
+def test_tests_that_assert_nothing_are_named(basics, tests):
+    for _ in range(2):
+        with pytest.raises(TaskError, match="python_basics, problem 'vain': .* the task for double asserts nothing"):
+            basics.score_many([GOOD], [replace(problem(tests), id="vain")])
+
+
+def test_a_candidate_that_evades_the_asserts_of_a_sound_task_is_scored(basics):
+    tests = "assert double(2) == 4\nassert double(0) == 0"
+    dodging = "```python\ndef double(n):\n    raise SystemExit(0)\n```"
+    assert [s.correct for s in basics.score_many([dodging, GOOD], [problem(tests)] * 2)] == [False, True]
 
 
 def test_a_candidate_that_makes_a_sound_task_fail_by_itself_fails_alone(basics):
@@ -364,6 +438,35 @@ def humaneval(tmp_path):
         # the tests call their own `shift`: redefining it to suit the answer does not help
         (1, "```python\ndef shift(n):\n    return n\ndef unshift(n):\n    return n\n```", False),
         (1, "", False),
+        (
+            0,
+            "```python\nfrom __future__ import annotations\n\ndef total(numbers: Later):\n    return sum(numbers)\n```",
+            True,
+        ),
+        (
+            0,
+            '```python\n"""Sums."""\nfrom __future__ import (\n    annotations,\n)\nimport math\n'
+            "def total(numbers):\n    return int(math.fsum(numbers))\n```",
+            True,
+        ),
+        (0, "```python\n    return sum(numbers)\n```", True),  # the body alone
+        (0, "```python\n    return 3\n```", False),
+        (0, "    \n    return sum(numbers)\n", True),  # lines of blanks first
+        (0, "\n  \t\n\n    return sum(numbers)\n", True),
+        (0, "    return sum(numbers)\n\nprint(total(1, 2))\n", True),  # it runs on
+        (0, "    return sum(numbers)\n\n\nassert total([1]) == 2\n", True),
+        (0, "    return sum(numbers)\n\nnumbers = input()\nprint(total(numbers))\n", True),
+        (0, "    return sum(numbers)\n\nimport numpy as np\n", True),
+        (0, "    return sum(numbers)\n\nif __name__ == '__main__':\n    import doctest\n    doctest.nope()\n", True),
+        (0, "    return sum(numbers)\n\n\ndef total(numbers):\n    pass\n", True),
+        (0, "    return sum(numbers)\n\n\ndef check(candidate):\n    assert 0\n\n\ncheck(total)\n", True),
+        (0, "    return sum(numbers)\n```\n\nThis sums them.\n", True),
+        (0, "    return sum(numbers)```\n", True),
+        (0, "    return sum(numbers)\n\nThis sums them, I'd say.\n", True),
+        (0, "    return aid(numbers)\n\n\ndef aid(numbers):\n    return sum(numbers)\n\nprint(nope)\n", True),
+        (0, "    return 3\n\n\ndef total(numbers):\n    return sum(numbers)\n", False),  # the first one counts
+        (0, "    return 3\n\nprint(total([3]))\n", False),
+        (1, "    return n - 1\n\n\nprint(unshift(shift(1)))\nassert unshift(2) == 2\n", True),
     ],
 )
 def test_humaneval_programs(humaneval, index, completion, right):

@@ -111,7 +111,7 @@ def _memory() -> list[Row]:
 def _needs(preset: Preset, device: torch.device, free: float) -> tuple[str, str]:
     """(what a preset needs beside what is free, the settings that make it fit)."""
     try:
-        need, retried = (estimate(preset, device, retried=again).peak() for again in (False, True))
+        need, retried = (max(estimate(preset, device, retried=again).values()) for again in (False, True))
     except ModelError as error:
         return "needs are not known", str(error)
     place = "on the device" if device.type == "cuda" else "of memory"

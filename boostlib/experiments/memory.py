@@ -1,17 +1,15 @@
 """The peak memory of a run's rounds, estimated before anything is loaded, and the settings that make it fit.
 
-    peak of a phase = sum of the parts that are alive in it;  peak of a run = the largest phase
+    peak = what a run holds + the largest of its phases
 
-    load       weights, the fp64 SVD of the widest weight, on a CPU of as many as there are threads, at most 8
-    rollout    weights, W0, folded copies of the adapted weights (a CPU keeps them), key-value cache, one step; of a
-               classifier, which has no rollouts, its validation
-    train      weights, W0, activations of one micro-batch (all layers, or their inputs and one layer), the loss
-    merge      weights, W0, one weight in fp32
-    evaluate   weights, W0, key-value cache, one decoding step
+    holds      weights, W0; on a CPU also folded copies of the adapted weights, basis, summed update and adapter
+    rollout    on a GPU folded weights; key-value cache, one step
+    train      activations of one micro-batch (all layers, or their inputs and one layer), the loss
+    evaluate   key-value cache, one decoding step; of a classifier, which has no rollouts, one layer's moment
 
-Activations: bytes that the backward pass through one layer waits for, per token (h hidden, a = heads * head size, i
-intermediate, e bytes a number, L tokens a row, m adapted weights of rank r). Weights are frozen, so no linear keeps its
-input:
+Loading (an SVD at a time) and merging (a weight at a time) stay below these. Activations: bytes that the backward pass
+through one layer waits for, per token (h hidden, a = heads * head size, i the widest output of a target, e bytes a
+number, L tokens a row, m adapted weights of rank r). Weights are frozen, so no linear keeps its input:
 
     Llama, Qwen   8h (the fp32 input of two RMSNorms) + 4ae (q, k, v, attention's output) + 3ie (gate, silu(gate), up)
     BERT          2he (the input of two LayerNorms)   + 4ae                               + ie  (GELU's input)
@@ -30,8 +28,9 @@ no result: W0 on the CPU, fewer completions sampled or trained on together, smal
 checkpointing, which runs every layer twice, comes last.
 
 Not counted: Python, torch and its libraries (about 0.7 GB of the host), the CUDA context (about 0.5 GB), workspaces of
-cuBLAS, fragmentation of the allocator, a vLLM engine beside the model, the data set, LoRA baselines. Prompt lengths are
-those of SmolLM2's tokenizer; another one's differ. Compared with a CPU's real peaks (tests), never with a GPU's.
+cuBLAS, fragmentation of the allocator, a vLLM engine beside the model, the data set, LoRA baselines; of a GPU's run the
+host. Prompt lengths are those of SmolLM2's tokenizer; another one's differ. Compared with a CPU's real peaks (tests),
+never with a GPU's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -43,7 +42,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
-from boostlib.basis import TOGETHER, target_modules
+from boostlib.basis import target_modules
 from boostlib.common.errors import ModelError
 from boostlib.experiments.presets import Preset
 from boostlib.models.classifier import SequenceClassifier
@@ -53,9 +52,7 @@ from boostlib.tasks import load_task
 from boostlib.training.grpo import GRPO
 
 GB = 1e9
-PHASES = ("load", "rollout", "train", "merge", "evaluate")
 TILE = (4096, 32768)  # TRL's chunked log-probabilities: tokens, entries of the vocabulary
-BASIS_CHUNK = 8  # a basis is held in multiples of so many directions
 
 # tokens of the longest training prompt, of the longest prompt of any split, and of what all prompts begin with
 PROMPTS = {
@@ -114,11 +111,6 @@ class Shapes:
         """Sum of out + in over the adapted weights: a factor pair of rank 1 has as many numbers."""
         return sum(out + into for out, into in self.targets)
 
-    @property
-    def widest(self) -> int:
-        """Numbers in the largest adapted weight."""
-        return max(out * into for out, into in self.targets)
-
     def saved(self, e: int, length: int, rank: int) -> int:
         """Bytes per token that one layer's backward pass waits for, at rows of `length` tokens. See the formula."""
         h, a, i = self.hidden, self.attention, self.intermediate
@@ -135,22 +127,30 @@ class Shapes:
 
 
 def shapes_of(model: nn.Module) -> Shapes:
-    """The shapes of a language model, or of a SequenceClassifier, on whatever device, the meta device included."""
-    config = model.config
+    """The shapes of a language model, or of a SequenceClassifier, on whatever device, the meta device included.
+
+    Raises ModelError for a kind that the formula does not describe: experts, of which a token sees a few, and layers
+    without attention heads.
+    """
+    config = model.config.get_text_config()
     names = target_modules(model)
-    heads = config.num_attention_heads
+    targets = tuple(tuple(model.get_submodule(name).weight.shape) for name in names)
+    experts = any("experts" in name for name, _ in model.named_parameters())
+    heads, layers = (getattr(config, name, None) for name in ("num_attention_heads", "num_hidden_layers"))
+    if experts or not isinstance(heads, int) or not layers:
+        raise ModelError(f"memory is not estimated for models of the kind {config.model_type!r}")
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     gated = any(name.endswith("gate_proj") for name in names)
     return Shapes(
         parameters=sum(p.numel() for p in model.parameters()),
-        targets=tuple(tuple(model.get_submodule(name).weight.shape) for name in names),
-        layers=config.num_hidden_layers,
+        targets=targets,
+        layers=layers,
         hidden=config.hidden_size,
-        intermediate=config.intermediate_size,
+        intermediate=max(out for out, _ in targets),
         attention=heads * size,
         keys=(getattr(config, "num_key_value_heads", None) or heads) * size,
         vocab=config.vocab_size,
-        longest=config.max_position_embeddings,
+        longest=getattr(config, "max_position_embeddings", None) or LONGEST,
         kind="gated" if gated else "esm" if config.model_type == "esm" else "plain",
     )
 
@@ -209,38 +209,14 @@ def lengths_of(preset: Preset) -> Lengths:
 # --- the estimate
 
 
-@dataclass(frozen=True)
-class Part:
-    """Bytes that are alive together in `phases`, on the "device" or the "host"."""
-
-    name: str
-    bytes: float
-    place: str
-    phases: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """The parts of a run on `device`. On a CPU device and host are one memory."""
-
-    parts: tuple[Part, ...]
-    device: torch.device
-    phases: tuple[str, ...] = PHASES
-
-    def peak(self, place: str = "device", phase: str | None = None) -> float:
-        """Bytes at the worst of a phase, or of all; "device" on a CPU is all of memory."""
-        here = [part for part in self.parts if self.device.type == "cpu" or part.place == place]
-        phases = self.phases if phase is None else (phase,)
-        return max(sum(part.bytes for part in here if one in part.phases) for one in phases)
-
-
 def estimate(
     preset: Preset,
     device: torch.device | None = None,
     sizes: tuple[Shapes, Lengths] | None = None,
     retried: bool = False,
-) -> Estimate:
-    """The memory of `preset`'s rounds on `device` (default: this machine's), from shapes alone.
+) -> dict[str, float]:
+    """Phase ("rollout", "train", "evaluate") -> bytes at its peak on `device` (default: this machine's; on a CPU: in
+    all), from shapes alone.
 
     sizes: of the model, and of prompts and answers, where their names say too little. retried: GRPO with as many
     samples a prompt as a round without an advantage comes to. Raises ModelError where the model's shapes are not to be
@@ -248,107 +224,82 @@ def estimate(
     """
     sizes = sizes or (shapes_by_name(preset.model, not isinstance(preset.trainer, GRPO)), lengths_of(preset))
     run = _Run(preset, device or default_device(), sizes, retried)
-    return Estimate((*run.weights(), *run.training(), *run.answering()), run.device)
+    held = run.held()
+    return {phase: held + more for phase, more in run.phases().items()}
 
 
 class _Run:
-    """A preset's sizes, and its parts in three groups."""
+    """A preset's sizes, and the bytes that they come to."""
 
     def __init__(self, preset: Preset, device: torch.device, sizes: tuple[Shapes, Lengths], retried: bool):
-        self.boost, self.device = preset.boost, device
-        self.shapes, self.lengths = sizes
         trainer: Any = preset.trainer
-        self.trainer, self.generates = trainer, isinstance(preset.trainer, GRPO)
-        self.e = chosen_dtype(preset.dtype, device).itemsize
+        self.boost, self.trainer, self.generates = preset.boost, trainer, isinstance(trainer, GRPO)
+        self.shapes, self.lengths = sizes
+        self.on_cpu, self.e = device.type == "cpu", chosen_dtype(preset.dtype, device).itemsize
         self.samples = trainer.samples if self.generates else 1
         while retried and self.generates and self.samples * 2 <= trainer.max_samples:
             self.samples *= 2
 
-    def weights(self) -> list[Part]:
-        """The model, W0, basis, the merged update, the adapter, and what SVD, fold and merge take for a moment."""
-        s, boost, on_cpu = self.shapes, self.boost, self.device.type == "cpu"
-        adapter, later = boost.adapter, PHASES[1:]
-        held = -(-adapter.basis_rank(boost.rounds) // BASIS_CHUNK) * BASIS_CHUNK
-        merged = s.sides * adapter.rank * boost.rounds * 4
-        own = 4 * (s.sides * adapter.rank + len(s.targets) * adapter.u * adapter.rank**2)
-        short = max(min(shape) for shape in s.targets)
-        at_once = min(torch.get_num_threads(), TOGETHER) if on_cpu else 1
-        w0 = "device" if boost.w0_device is None or boost.w0_device == self.device.type else "host"
-        attached = own + 16 * adapter.num_parameters(len(s.targets))
-        model = s.parameters * self.e
-        return [
-            Part("weights", model, "device", PHASES),
-            *([] if on_cpu else [Part("weights, on their way", model, "host", ("load",))]),
-            Part("SVD of the widest weights, fp64", at_once * 8 * (s.widest + 4 * short**2), "device", ("load",)),
-            Part("W0 of the adapted weights", s.target_numbers * self.e, w0, later),
-            Part(f"basis, {held} directions, fp32", s.sides * held * 4, "host", PHASES),
-            Part("update of all rounds, twice", 2 * merged, "host", ("rollout", "train", "merge")),
-            Part("adapter", own, "host", later),
-            Part("adapter, attached, with its optimizer", attached, "device", ("rollout", "train")),
-            Part("folded weights", s.target_numbers * self.e, "device", later if on_cpu else ("rollout",)),
-            Part("one weight, fp32", 4 * s.widest * 4, "device", ("merge",)),
-        ]
+    def held(self) -> float:
+        """The model and W0; on a CPU also folded weights, basis, update (twice, while it is summed) and adapter."""
+        s, adapter, rounds = self.shapes, self.boost.adapter, self.boost.rounds
+        if not self.on_cpu:
+            return self.e * (s.parameters + (0 if self.boost.w0_device == "cpu" else s.target_numbers))
+        directions = adapter.basis_rank(rounds) + (2 * rounds + 1) * adapter.rank
+        return self.e * (s.parameters + 2 * s.target_numbers) + 4 * s.sides * directions
 
-    def training(self) -> list[Part]:
-        """Activations and loss of one micro-batch."""
-        s, (rows, length) = self.shapes, self._micro_batch()
-        tokens = rows * length
-        one = tokens * s.saved(self.e, length, self.boost.adapter.rank)
-        checkpointed = getattr(self.trainer, "gradient_checkpointing", False)
-        sizes = {
-            "activations": s.layers * tokens * s.hidden * self.e + one if checkpointed else s.layers * one,
-            "one linear's moment": tokens * s.passing(self.e, adapted=True),
-            "log-probabilities": self._loss(rows, length),
+    def phases(self) -> dict[str, float]:
+        """What each phase takes beside that; sampling by vLLM takes nothing here."""
+        trainer, lengths = self.trainer, self.lengths
+        if not self.generates:
+            tokens = min(max(self.boost.batch_size, 64) * self._chain(), BATCH_TOKENS)
+            return {"train": self._train(), "evaluate": tokens * self.shapes.passing(self.e, adapted=False)}
+        rows = 0 if trainer.use_vllm else min(trainer.rollout_batch, trainer.prompts * self.samples)
+        folded = 0 if self.on_cpu else self.shapes.target_numbers * self.e
+        return {
+            "rollout": folded + self._decode(rows, (lengths.prompt, lengths.new), self.samples),
+            "train": self._train(),
+            "evaluate": self._decode(self.boost.batch_size, max(lengths.asked, key=sum)),
         }
-        return [Part(name, size, "device", ("train",)) for name, size in sizes.items()]
 
-    def _micro_batch(self) -> tuple[int, int]:
-        """(rows, tokens a row) of the longest micro-batch; what all prompts share is run once, unless checkpointing."""
-        trainer = self.trainer
-        if not self.generates:
-            length = min(self.lengths.prompt, self.shapes.longest)
-            return max(1, min(trainer.micro_batch, trainer.batch, BATCH_TOKENS // length)), length
-        prompt = self.lengths.prompt - (0 if trainer.gradient_checkpointing else self.lengths.shared)
-        return min(trainer.micro_batch, trainer.prompts * self.samples), prompt + self.lengths.new
+    def _chain(self) -> int:
+        return min(self.lengths.prompt, self.shapes.longest)
 
-    def _loss(self, rows: int, length: int) -> int:
-        """TRL's tile, in the model's dtype, with fp32 copies where there is no kernel; the hidden state's gradient."""
-        if not self.generates:
-            return 0
-        s, on_cpu = self.shapes, self.device.type == "cpu"
-        scored = rows * (length if on_cpu else self.lengths.new)
-        tile = min(scored, TILE[0]) * (TILE[1] * self.e + (20 * min(s.vocab, TILE[1]) if on_cpu else 0))
-        return tile + scored * s.hidden * (4 + self.e)
+    def _train(self) -> float:
+        """Activations, one linear's moment and the loss, of the longest micro-batch; what all prompts share is run
+        once, unless checkpointing.
 
-    def answering(self) -> list[Part]:
-        """Caches and moments of rollouts and evaluation; a classifier keeps no cache."""
-        trainer, batch = self.trainer, self.boost.batch_size
-        if not self.generates:
-            tokens = min(max(batch, 64) * min(self.lengths.prompt, self.shapes.longest), BATCH_TOKENS)
-            moment = tokens * self.shapes.passing(self.e, adapted=False)
-            return [Part("one layer's moment", moment, "device", ("rollout", "evaluate"))]
-        rows = min(trainer.rollout_batch, trainer.prompts * self.samples)
-        own = self.lengths.prompt, self.lengths.new
-        parts = [] if trainer.use_vllm else self._decoding("rollout", rows, own, self.samples)
-        return parts + self._decoding("evaluate", batch, max(self.lengths.asked, key=sum))
+        The loss: TRL's tile, in the model's dtype, with fp32 copies where there is no kernel; the hidden state's
+        gradient.
+        """
+        s, e, trainer, new = self.shapes, self.e, self.trainer, self.lengths.new
+        checkpointed, loss = getattr(trainer, "gradient_checkpointing", False), 0
+        if self.generates:
+            length = self.lengths.prompt - (0 if checkpointed else self.lengths.shared) + new
+            rows = min(trainer.micro_batch, trainer.prompts * self.samples)
+            scored = rows * (length if self.on_cpu else new)
+            tile = min(scored, TILE[0]) * (TILE[1] * e + (20 * min(s.vocab, TILE[1]) if self.on_cpu else 0))
+            loss = tile + scored * s.hidden * (4 + e)
+        else:
+            length = self._chain()
+            rows = max(1, min(trainer.micro_batch, trainer.batch, BATCH_TOKENS // length))
+        layer = s.saved(e, length, self.boost.adapter.rank)  # a token
+        kept = s.layers * s.hidden * e + layer if checkpointed else s.layers * layer
+        return rows * length * (kept + s.passing(e, adapted=True)) + loss
 
-    def _decoding(self, phase: str, rows: int, tokens: tuple[int, int], samples: int = 1) -> list[Part]:
-        """Cache of `rows` sequences, tokens: of (prompt, answer); the larger of one step and of reading their prompts,
-        once for all samples.
+    def _decode(self, rows: int, tokens: tuple[int, int], samples: int = 1) -> float:
+        """Cache of `rows` sequences, tokens: of (prompt, answer); and the larger of one step and of reading their
+        prompts, once for all samples.
 
         A step holds fp32 logits twice, and twice more where it samples; attention holds keys and values of one layer
         once more, repeated for grouped heads. Reading holds one layer's moment and its mask, as bool and as numbers.
         """
-        s, (prompt, new) = self.shapes, tokens
-        length = prompt + new
-        cache = 2 * s.layers * s.keys * self.e
-        growing = rows * length * 2 * (s.keys + (s.attention if s.attention > s.keys else 0)) * self.e
-        step = growing + rows * s.vocab * (self.e + (16 if samples > 1 else 8))
-        reading = rows / samples * prompt * (s.passing(self.e, adapted=False) + prompt * (1 + self.e))
-        return [
-            Part(f"key-value cache, {phase}", rows * length * cache, "device", (phase,)),
-            Part(f"one step, {phase}", max(step, reading), "device", (phase,)),
-        ]
+        s, e, (prompt, new) = self.shapes, self.e, tokens
+        cache = rows * (prompt + new) * 2 * e  # of one number each of a key and a value
+        step = cache * (s.keys + (s.attention if s.attention > s.keys else 0))
+        step += rows * s.vocab * (e + (16 if samples > 1 else 8))
+        reading = rows / samples * prompt * (s.passing(e, adapted=False) + prompt * (1 + e))
+        return cache * s.layers * s.keys + max(step, reading)
 
 
 # --- what makes it fit
@@ -361,7 +312,7 @@ def remedy(preset: Preset, have: float, device: torch.device | None = None) -> s
     """
 
     def peak(of: Preset) -> float:
-        return estimate(of, device).peak()
+        return max(estimate(of, device).values())
 
     need, changed = peak(preset), {}
     while need > have:

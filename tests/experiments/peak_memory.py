@@ -78,7 +78,7 @@ def estimates(shapes, tokenizer, task) -> dict[str, float]:
 
     def of(trainer: GRPO, *phases: str) -> float:
         made = estimate(replace(preset, trainer=trainer), torch.device("cpu"), (shapes, lengths))
-        return max(made.peak(phase=phase) for phase in phases)
+        return max(made[phase] for phase in phases)
 
     return {
         "round": of(TRAINER, "rollout", "train"),

@@ -167,7 +167,9 @@ class TinyLoRA:
         """Put the adapter on `model` and freeze everything else. At v = 0 no output bit changes.
 
         weights: the run's W0 and merged update, from which `folded` recomputes; default: the model's present weights.
-        Parameter names stay plain; the model gains one submodule, `boost_adapter`.
+        Parameter names stay plain; the model gains one submodule, `boost_adapter`. In a model that is spread over
+        several devices each module's factors lie where its weight does, and v with the first (tested by pretending, on
+        a CPU: it has not run on two GPUs).
         """
         try:
             modules = [model.get_submodule(name) for name in self.names]
@@ -175,9 +177,9 @@ class TinyLoRA:
             raise ModelError(f"this adapter was made for another model: {error}") from None
         attached = ExitStack()
         attached.enter_context(only_trainable(model, self._parameters))
-        device = modules[0].weight.device
-        self.v.data = self.v.data.to(device)
-        self._on_device = {name: tuple(t.to(device) for t in parts) for name, parts in self._factors.items()}
+        places = {name: module.weight.device for name, module in zip(self.names, modules, strict=True)}
+        self.v.data = self.v.data.to(places[self.names[0]])
+        self._on_device = {name: tuple(t.to(places[name]) for t in parts) for name, parts in self._factors.items()}
         for i, module in enumerate(modules):
             attached.callback(module.register_forward_hook(self._hook(i)).remove)
         self._model, self._weights, self._attached = model, weights, attached
@@ -216,8 +218,9 @@ class TinyLoRA:
             if not self._live:
                 return out
             with torch.autocast(out.device.type, enabled=False):
-                core = self._core(self.v[group], p)  # (r, r)
-                branch = ((args[0].float() @ vh.T) @ core.T) @ left.T  # (..., in) -> (..., r) -> (..., r) -> (..., out)
+                core = self._core(self.v[group].to(p.device), p)  # (r, r)
+                x = args[0].to(vh.device, torch.float32)
+                branch = ((x @ vh.T) @ core.T) @ left.T  # (..., in) -> (..., r) -> (..., r) -> (..., out)
                 return (out + branch).to(out.dtype)
 
         return add_branch

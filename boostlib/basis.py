@@ -29,9 +29,10 @@ from tqdm.auto import tqdm
 
 from boostlib.common import world
 from boostlib.common.errors import ModelError
-from boostlib.common.settings import Names, checks, valid
+from boostlib.common.settings import Names, valid
 from boostlib.common.stable import cache_dir as default_cache_dir
 from boostlib.common.stable import fingerprint_tensors
+from boostlib.common.targets import matrix, require_plain, target_modules
 
 log = logging.getLogger(__name__)
 
@@ -40,29 +41,6 @@ BLOCK = 128  # rows of a Gram matrix computed in one product
 CHUNK = 8  # columns per matrix product: a fixed shape keeps the bits independent of the rank
 VERSION = 2  # part of the cache key: raise it when the numbers change
 NOISE = 1e-6  # singular values below this share of the largest are noise, and so are their directions
-
-
-@checks
-def target_modules(model: nn.Module, only: Names | None = None) -> list[str]:
-    """Names of every linear layer of the blocks in model order; heads and embeddings are left out.
-
-    The blocks are what lies inside an `nn.ModuleList`, in Llama, Qwen, BERT and ESM alike. `only` keeps the names
-    that equal, or end in, one of its entries ("q_proj"). Raises ModelError where nothing is left.
-    """
-    valid("target_modules(model=", model, nn.Module)
-    if only is not None and not only:
-        raise ModelError("target_modules(only=()): nothing is left; None keeps every linear layer of the blocks")
-    lists = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
-    found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(lists)] if lists else []
-    if not found:
-        raise ModelError(
-            f"{type(model).__name__} has no linear layers inside blocks (an nn.ModuleList): nothing to adapt"
-        )
-    for entry in only or ():
-        if not any(_matches(name, entry) for name in found):
-            kinds = sorted({name.rsplit(".", 1)[-1] for name in found})
-            raise ModelError(f"no target module {entry!r} in {type(model).__name__}; it has {', '.join(kinds)}")
-    return [name for name in found if only is None or any(_matches(name, entry) for entry in only)]
 
 
 class SVDBasis(Mapping[str, tuple[Tensor, Tensor, Tensor]]):
@@ -86,9 +64,9 @@ class SVDBasis(Mapping[str, tuple[Tensor, Tensor, Tensor]]):
         `rank`, numerically of lower rank, or not finite.
         """
         rank = valid("from_model(rank=", rank, int)
-        weights = {name: model.get_submodule(name).weight for name in target_modules(model, targets)}
-        _require_plain(weights)
-        weights = {name: weight.detach() for name, weight in weights.items()}
+        names = target_modules(model, targets)
+        require_plain(model, names)
+        weights = {name: matrix(model.get_submodule(name)).detach() for name in names}
         _check_shapes(weights, rank)
         smallest = min(min(w.shape) for w in weights.values())
         columns = min(-(-rank // CHUNK) * CHUNK, smallest)
@@ -161,41 +139,16 @@ class SVDBasis(Mapping[str, tuple[Tensor, Tensor, Tensor]]):
             return None
 
 
-def _matches(name: str, entry: str) -> bool:
-    return name == entry or name.endswith(f".{entry}")
-
-
-def _require_plain(weights: Mapping[str, Tensor]) -> None:
-    """Raises ModelError for a weight whose numbers are not those of the matrix that the layer multiplies by, or that
-    another of them is too: decomposing codes, or merging twice, would go wrong without a word."""
-    owners: dict[int, str] = {}
-    for name, weight in weights.items():
-        kind, dtype = type(weight.data).__name__, str(weight.dtype).removeprefix("torch.")
-        plain = type(weight) is nn.Parameter and type(weight.data) is Tensor
-        if not plain or not weight.is_floating_point() or weight.element_size() < 2 or weight.dim() != 2:
-            raise ModelError(
-                f"{name} holds no plain matrix ({kind}, {dtype}, {tuple(weight.shape)}): its singular directions would "
-                "be those of a code. Load the model unquantised, in bf16 or fp32, or call model.dequantize() first"
-            )
-        if weight.is_meta:
-            raise ModelError(
-                f"{name} is not in memory (device meta): it was offloaded, or never loaded. Load the whole model on "
-                "one device, without device_map or offloading"
-            )
-        first = owners.setdefault(id(weight), name)
-        if first != name:
-            raise ModelError(
-                f"{first} and {name} share one weight: an update of one would change the other. Name one of them in "
-                "targets=, or leave both out"
-            )
-
-
 def _check_shapes(weights: Mapping[str, Tensor], rank: int) -> None:
     name, weight = min(weights.items(), key=lambda item: min(item[1].shape))
     if rank < 1 or rank > min(weight.shape):
+        last = {n: n.rsplit(".", 1)[-1] for n in weights}
+        small = {last[n] for n, w in weights.items() if min(w.shape) < rank}
+        fitting = sorted(set(last.values()) - small) if small else []
         raise ModelError(
             f"a basis of rank {rank} was asked for, but {name} is {tuple(weight.shape)}: "
             f"rank * rounds must lie between 1 and {min(weight.shape)}"
+            + (f", or only the larger weights be adapted, targets={tuple(fitting)}" if fitting else "")
         )
     broken = [name for name, weight in weights.items() if not torch.stack(weight.aminmax()).isfinite().all()]
     if broken:

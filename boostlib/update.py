@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from boostlib.common.targets import hold, matrix
+
 
 class LowRankUpdate(Mapping[str, tuple[Tensor, Tensor]]):
     """Module name -> (B (out, k), A (k, in)), fp32; the update of that weight is B @ A."""
@@ -68,7 +70,7 @@ class Weights:
 
     def __init__(self, model: nn.Module, names: list[str], device: str | torch.device | None = None):
         self.modules = {name: model.get_submodule(name) for name in names}
-        self.w0 = {n: m.weight.detach().to(device or m.weight.device, copy=True) for n, m in self.modules.items()}
+        self.w0 = {n: matrix(m).detach().to(device or m.weight.device, copy=True) for n, m in self.modules.items()}
         self.update = LowRankUpdate()
         self._kept: dict[str, Tensor] = {}
 
@@ -88,7 +90,7 @@ class Weights:
     def set(self, update: LowRankUpdate) -> None:
         """Write W0 + update into the model; this is merging, and rollback too."""
         for name, module in self.modules.items():
-            module.weight.copy_(self.value(name, update))
+            matrix(module).copy_(self.value(name, update))
         self.update = update
 
     @contextmanager
@@ -102,7 +104,8 @@ class Weights:
         try:
             for name, module in self.modules.items():
                 out = kept.get(name)
-                kept[name] = module.weight.data = self.value(name, update, out if _fits(out, module.weight) else None)
+                kept[name] = self.value(name, update, out if _fits(out, module.weight) else None)
+                hold(module, kept[name])
             yield
         finally:
             for name, module in self.modules.items():
@@ -123,9 +126,9 @@ class Weights:
             if name in update:
                 b, a = (factor.to(new.device) for factor in update[name])
                 delta = b @ a
-                kept += float(((new.float() - module.weight.float()) * delta).sum(dtype=torch.float64))
+                kept += float(((new.float() - matrix(module).float()) * delta).sum(dtype=torch.float64))
                 size += float(delta.square().sum(dtype=torch.float64))
-            module.weight.copy_(new)
+            matrix(module).copy_(new)
         self.update = total
         return kept / size if size else 1.0
 

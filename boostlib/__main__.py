@@ -105,13 +105,6 @@ def _report(args) -> None:
     return None
 
 
-def _figures(args) -> None:
-    from boostlib.plots.figures import rebuild
-
-    for path in rebuild(args.out, args.data, args.name, args.seed):
-        print(f"wrote {path}")
-
-
 def _html(args, ledgers) -> None:
     from boostlib.release.html import write_html
 
@@ -224,11 +217,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run", nargs="+", help="directory or bundle")
     sub.add_argument("--html", metavar="FILE", help="write one self-contained page about one run instead")
     sub.add_argument("--data-dir", help="folder of the task's data files, for its error classes")
-    sub = add("figures", _figures, "draw the figures of rank growth and failure dynamics from recorded runs")
-    sub.add_argument("--data", default="data/runs", help="folder of the runs (default data/runs)")
-    sub.add_argument("--name", default="growth", help="which runs: math-NAME-*")
-    sub.add_argument("--seed", type=int, default=0, help="of the runs that are shown problem by problem")
-    sub.add_argument("--out", default="figures")
     sub = add("replay", _replay, "rebuild the model after a round from the ledger: rollback")
     sub.add_argument("run", help="directory or bundle")
     sub.add_argument("--round", type=int, help="0 is the first, -1 the untrained model; default: the last")

@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from boostlib.common.errors import BoostError
-from boostlib.config import environment
 from boostlib.records.ledger import Ledger
 
 Groups = Mapping[str, Sequence[Ledger]]  # label -> one ledger a seed
@@ -92,17 +90,3 @@ def shown_runs(groups: Groups, seed: int) -> Runs:
 def measured(folder: str | Path, run: str, what: str) -> pd.DataFrame:
     """The committed table `<run>-<what>.csv`, made by the functions that data/theory/README.md names."""
     return pd.read_csv(Path(folder) / f"{run}-{what}.csv")
-
-
-def save_measured(table: pd.DataFrame, path: str | Path, device: torch.device) -> Path:
-    """Write `table`, six significant digits, with the columns device, date and torch in every row; `measured` reads it.
-
-    Raises BoostError where the file exists: no measurement is replaced by another.
-    """
-    path, where = Path(path), environment(device)
-    if path.exists():
-        raise BoostError(f"{path} exists already: write to another file, so that no measurement is lost")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = table.assign(**{key: where[key] for key in ("device", "date", "torch")})
-    rows.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-    return path

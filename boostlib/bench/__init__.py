@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from boostlib.bench.decoding import bench_decode, bench_drafts, bench_evaluate
+from boostlib.bench.decoding import bench_decode, bench_evaluate
 from boostlib.bench.measure import Measurement, print_tables, write
 from boostlib.bench.sandbox import bench_sandbox
 from boostlib.bench.setup import Setup
-from boostlib.bench.training import bench_memory, bench_probe, bench_round, bench_step
+from boostlib.bench.training import bench_round, bench_step
 from boostlib.bench.weights import bench_basis, bench_fold, bench_merge
 from boostlib.common.errors import BoostError
 from boostlib.config import environment
@@ -27,10 +27,7 @@ SUBJECTS: Mapping[str, Callable[[Setup], list[Measurement]]] = {
     "fold": bench_fold,
     "merge": bench_merge,
     "evaluate": bench_evaluate,
-    "drafts": bench_drafts,
     "round": bench_round,
-    "probe": bench_probe,
-    "memory": bench_memory,
     "sandbox": bench_sandbox,
 }
 

@@ -7,13 +7,11 @@ for PEFT's merged adapter too. All sides make the same number of tokens: no comp
 length of the task's answers, which is a rollout of the demo, and at `new_tokens`: the longer the completion, the less
 there is to share.
 
-`evaluate`: a whole split against the loop that people write: data order, left padding, no early end. `drafts`: a model
-that a small adapter has just changed, with the last completions as drafts and without. Both decode greedily in batches
-of one size and score with the task's own scorer, inside the time that is counted.
+`evaluate`: a whole split against the loop that people write: data order, left padding, no early end. Both decode
+greedily in batches of one size and score with the task's own scorer, inside the time that is counted.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -23,14 +21,12 @@ from boostlib.adapter import TinyLoRA
 from boostlib.bench.measure import Measurement, timed
 from boostlib.bench.setup import Setup, Sides
 from boostlib.evaluation.decode import Decode
-from boostlib.evaluation.drafts import Drafts
 from boostlib.evaluation.evaluate import Result, evaluate
 from boostlib.evaluation.generate import cut_at, encode, generate
 from boostlib.models.subject import Subject
 from boostlib.tasks.base import Example
 
 FOLDED = "folded, folding counted"
-SIZE = 0.3  # of every number of v in `drafts`, with either sign: as after some thirty steps of Adam at 0.01
 
 
 # --- rollouts
@@ -126,37 +122,6 @@ def _evaluated(setup: Setup, subject: Subject) -> Measurement:
     }
     work = {ours: {"examples": len(result.ids)}, loop: {"examples": len(ids)}}
     return Measurement(f"evaluation of {task.name}, {len(ids)} examples", runs, [(ours, loop)], work=work, notes=notes)
-
-
-def bench_drafts(setup: Setup) -> list[Measurement]:
-    """Seconds for the test split of two tasks: one of short answers, one of long ones."""
-    sides = Sides(setup)
-    return [_drafted(sides, replace(sides.ours, task=task)) for task in (setup.task, setup.code)]
-
-
-def _drafted(sides: Sides, subject: Subject) -> Measurement:
-    size, name = sides.setup.batch_size, subject.task.name
-    before = Drafts(size)
-    answers(subject, before)
-    before.entry()  # what these cost is not counted
-
-    def drafted() -> tuple[Result, dict[str, int]]:
-        drafts = replace(before, known=dict(before.known))
-        return answers(subject, drafts), drafts.entry()["drafts"]
-
-    def decoded() -> tuple[Result, dict[str, int]]:
-        result = answers(subject, Decode(size))
-        return result, {"tokens": result.tokens}
-
-    ours, plain = f"with drafts, {name}", f"all decoded, {name}"
-    with sides.attached() as adapter:
-        signs = torch.randint(0, 2, adapter.v.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
-        adapter.v.data.copy_(SIZE * signs)
-        with adapter.folded():
-            runs, found = timed({ours: drafted, plain: decoded}, sides.setup.repeats)
-    work = {side: counts for side, (_, counts) in found.items()}
-    notes = {"equal completions": _equal(found[ours][0].completions, found[plain][0].completions)}
-    return Measurement(f"evaluation of {name} after a small update", runs, [(ours, plain)], work=work, notes=notes)
 
 
 def answers(subject: Subject, decoder: Decode, split: str = "test") -> Result:

@@ -107,17 +107,6 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def reset_peak() -> None:
-    """The kernel's high-water mark of this process's memory falls to what it holds now (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def resident(field: str) -> int:
-    """Bytes of resident memory: "VmRSS" now, "VmHWM" at its highest since `reset_peak`."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
-
-
 def print_tables(subject: str, records: Sequence[Mapping[str, Any]]) -> None:
     """The records of a subject: every side's median, then the ratio of every pair that is compared."""
     for record in records:

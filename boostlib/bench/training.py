@@ -1,15 +1,14 @@
-"""Training: one pass with an adapter on, one step of GRPO, what a step holds in memory, and a whole round.
+"""Training: one pass with an adapter on, and a whole round.
 
-`step`: a forward and backward pass against the frozen model alone and PEFT's TinyLoRA. `probe`: a probing batch of a
-greedy round beside a training step. `memory`: a step in one micro-batch, in four, and with activations computed twice.
-`round`: against TRL's trainer as it comes, on PEFT's TinyLoRA.
+`step`: a forward and backward pass against the frozen model alone and PEFT's TinyLoRA. `round`: against TRL's trainer
+as it comes, on PEFT's TinyLoRA.
 
 TRL gets every setting of ours, among them no gradient checkpointing and no autocast, which it would turn on by default
 and which would only slow it down here. What differs is ours: folding, shared prompts, rows left out.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -24,13 +23,11 @@ from transformers import PrinterCallback
 from boostlib.adapter import TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.bench.decoding import answers, plain_loop
-from boostlib.bench.measure import Measurement, clock, phased, reset_peak, resident, timed
+from boostlib.bench.measure import Measurement, clock, phased, timed
 from boostlib.bench.setup import Setup, Sides, peft_tiny_lora
 from boostlib.evaluation.decode import Decode
 from boostlib.evaluation.generate import flat_linears
 from boostlib.models.subject import Subject
-from boostlib.records.rows import Training
-from boostlib.strategies.core_gradient import core_gradients
 from boostlib.tasks.base import Example, TextTask
 from boostlib.training.grpo import GRPO
 from boostlib.update import Weights
@@ -38,8 +35,6 @@ from boostlib.update import Weights
 Phases = tuple[dict[str, float], dict[str, int]]  # (seconds by phase, work done)
 
 FROZEN, ATTACHED, PEFT = "frozen model, no adapter", "adapter attached", "PEFT TinyLoRA"
-PROBE, STEP = "one probing batch", "one training step"
-WHOLE, PARTS, CHECKPOINTED = "one micro-batch", "four micro-batches", "checkpointed"
 
 
 # --- one pass
@@ -77,77 +72,6 @@ def bench_step(setup: Setup) -> list[Measurement]:
         runs, numbers = timed(calls, setup.repeats)
     work = {name: {"tokens": ids.numel(), "numbers": numbers[name]} for name in runs}
     return [Measurement("forward and backward pass", runs, [(ATTACHED, PEFT), (ATTACHED, FROZEN)], work=work)]
-
-
-# --- one step of GRPO: time and memory
-
-
-def one_step(trainer: GRPO) -> GRPO:
-    """`trainer` for one step, without a second try where there is no signal."""
-    return replace(trainer, max_steps=1, max_samples=trainer.samples)
-
-
-def stepped(sides: Sides, trainer: GRPO) -> Training:
-    """One step of `trainer` on the task's training split, with a fresh adapter."""
-    with sides.attached() as adapter:
-        return trainer.train(sides.ours, sides.setup.task.split("train"), adapter, seed=3)
-
-
-def bench_probe(setup: Setup) -> list[Measurement]:
-    """Seconds and MB of both, on the demo's failures; ours is the probing, the peer is the training step.
-
-    Both sample completions of the same failures and run forward and backward passes; probing keeps a K x K core a
-    module, training v alone.
-    """
-    sides, trainer, examples = Sides(setup, setup.adapter.blocks), one_step(setup.trainer), setup.task.split("train")
-
-    def probe() -> Training:
-        with core_gradients(sides.ours.model, sides.basis):
-            return trainer.probe(sides.ours, examples, 1, seed=3)
-
-    calls: dict[str, Callable[[], Training]] = {PROBE: probe, STEP: partial(stepped, sides, trainer)}
-    return time_and_memory("probing", calls, [(PROBE, STEP)], setup.repeats)
-
-
-def bench_memory(setup: Setup) -> list[Measurement]:
-    """Seconds and MB of a step the three ways.
-
-    All take the same step on the same failures: the gradient is the same up to rounding. Checkpointing runs every
-    completion's prompt, where the other two run what all prompts begin with once.
-    """
-    sides, trainer = Sides(setup), one_step(setup.trainer)
-    quarter = max(1, min(trainer.micro_batch, trainer.prompts * trainer.samples) // 4)
-    trainers = {
-        WHOLE: trainer,
-        PARTS: replace(trainer, micro_batch=quarter),
-        CHECKPOINTED: replace(trainer, gradient_checkpointing=True),
-    }
-    calls = {name: partial(stepped, sides, one) for name, one in trainers.items()}
-    return time_and_memory("one training step", calls, [(PARTS, WHOLE), (CHECKPOINTED, WHOLE)], setup.repeats)
-
-
-def time_and_memory(
-    what: str, calls: Mapping[str, Callable[[], Training]], pairs: Sequence[tuple[str, str]], repeats: int
-) -> list[Measurement]:
-    """Seconds of each call, and the process's highest resident memory in it, in MB.
-
-    It counts the model and everything else that the process holds, W0 included as in a run.
-    """
-    peaks: dict[str, list[float]] = {name: [] for name in calls}
-
-    def noted(name: str) -> Training:
-        reset_peak()
-        done = calls[name]()
-        peaks[name].append(resident("VmHWM") / 1e6)
-        return done
-
-    seconds, done = timed({name: partial(noted, name) for name in calls}, repeats)
-    memory = {name: values[1:] for name, values in peaks.items()}  # the first pass does not count here either
-    work = {name: {"steps": one.steps, "tokens": one.tokens} for name, one in done.items()}
-    return [
-        Measurement(f"{what}, time", seconds, pairs, work=work),
-        Measurement(f"{what}, peak memory", memory, pairs, unit="MB", work=work),
-    ]
 
 
 # --- a whole round

@@ -30,7 +30,6 @@ from boostlib.analysis.bounds import (
     pac_bayes_nats,
     which_nats,
 )
-from boostlib.analysis.recorded import save_measured
 from boostlib.common.errors import BoostError, RunError
 from boostlib.common.stable import fingerprint_tensors
 from boostlib.experiments.methods import finetune
@@ -298,18 +297,6 @@ def test_certificates_by_hand():
 
 
 # --- files and figures
-
-
-def test_measurements_say_where_and_when_and_none_is_replaced(tmp_path):
-    table = pd.DataFrame({"sigma": [0.1, 0.3], "train": [1 / 3, 0.5]}).assign(run="a-run", seed=0)
-    path = save_measured(table, tmp_path / "new" / "noise.csv", torch.device("cpu"))
-    found, before = pd.read_csv(path), path.read_bytes()
-    assert list(found) == ["sigma", "train", "run", "seed", "device", "date", "torch"]
-    assert found["train"][0] == pytest.approx(1 / 3, rel=1e-5)
-    assert found["device"].str.startswith("cpu: ").all() and found["date"].str.endswith("UTC").all()
-    with pytest.raises(BoostError, match="exists already"):
-        save_measured(table, path, torch.device("cpu"))
-    assert path.read_bytes() == before
 
 
 def test_the_figure_draws_the_table(run):

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -16,7 +17,6 @@ from helpers import ParityTask
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from boostlib import GRPO, AdapterConfig, BoostConfig, SVDBasis, TinyLoRA, evaluate
-from boostlib.bench.measure import reset_peak, resident
 from boostlib.experiments.memory import Lengths, estimate, shapes_of
 from boostlib.experiments.presets import Preset
 from boostlib.models.subject import Subject
@@ -39,9 +39,15 @@ TRAINER = GRPO(learning_rate=1e-3, prompts=4, samples=8, max_steps=1, micro_batc
 NEW, BATCH = 40, 64
 
 
+def resident(field: str) -> int:
+    """Bytes of resident memory: "VmRSS" now, "VmHWM" at its highest since the last reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
 def peak(before: int, work) -> int:
     """Growth of resident memory over `before`, at its highest during `work()`."""
-    reset_peak()
+    Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark falls to what is held now
     work()
     return resident("VmHWM") - before
 

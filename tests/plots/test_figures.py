@@ -2,17 +2,18 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 from helpers import FakeTrainer, ParityTask, config
 
 from boostlib import BoostConfig, boost
-from boostlib.analysis.recorded import LABELS, recorded_runs
+from boostlib.analysis import growth
+from boostlib.analysis.recorded import LABELS, growth_runs, of_seed, recorded_runs, several_rounds, shown_runs
 from boostlib.common.errors import BoostError
 from boostlib.experiments.reproduce import ROOT
-from boostlib.plots import figures, rank
+from boostlib.plots import dynamics, rank
+from boostlib.plots.style import save_figure, use_style
 
 
 @pytest.fixture
@@ -26,20 +27,42 @@ def runs(tiny_llama, tiny_tokenizer, tmp_path):
     return tmp_path
 
 
-def test_rebuild_draws_every_figure_from_ledgers(runs, tiny_llama, tmp_path):
-    made = figures.rebuild(tmp_path / "out", runs, seed=1, model=tiny_llama())
+def drawn(folder, model) -> dict:
+    """The figures of notebooks 04 and 05 that need run directories alone, as the notebooks make them."""
+    groups = growth_runs(folder)
+    shown = {name: of_seed(groups[LABELS[name]], 1) for name in ("rotate", "top", "monolithic")}
+    updates = {label: growth.recorded_updates(ledger, model) for label, ledger in shown.items()}
+    tables = {label: growth.growth_table(found) for label, found in updates.items()}
+    several, pair = several_rounds(groups), shown_runs(groups, 1)
+    return {
+        "04_rank_growth": rank.rank_growth(tables),
+        "04_spans": rank.spans(updates),
+        "04_eps": rank.plot_eps(tables["rotate"]).figure,
+        "04_ablation": rank.ablation(groups),
+        "05_flows": dynamics.flows(pair),
+        "05_histories": dynamics.problem_histories(pair),
+        "05_waiting": dynamics.waiting(several, pair),
+        "05_costs": dynamics.costs(several, shown["rotate"]),
+        "05_going_on": dynamics.plot_going_on(several).figure,
+    }
+
+
+def test_every_figure_is_drawn_from_ledgers_and_the_same_each_time(runs, tiny_llama, tmp_path):
+    use_style()
+    made, again = (
+        [path for name, fig in drawn(runs, tiny_llama()).items() for path in save_figure(fig, name, tmp_path / folder)]
+        for folder in ("out", "again")
+    )
     assert len(made) == 18 and all(path.stat().st_size > 5000 for path in made)
     assert {path.suffix for path in made} == {".png", ".svg"}
-    again = figures.rebuild(tmp_path / "again", runs, seed=1, model=tiny_llama())
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(made, again, strict=True))
     plt.close("all")
 
 
-def test_what_is_missing_is_named(runs, tiny_llama, tmp_path):
+def test_what_is_missing_is_named(runs):
     with pytest.raises(BoostError, match="no run of seed 0; there are 1"):
-        figures.rebuild(tmp_path / "out", runs, seed=0, model=tiny_llama())
-    with pytest.raises(BoostError, match="math-other-rotate"):
-        figures.rebuild(tmp_path / "out", runs, name="other", model=tiny_llama())
+        shown_runs(growth_runs(runs), seed=0)
+    assert growth_runs(runs, "other") == {}
 
 
 def test_gains_show_every_method_and_seed(runs):
@@ -53,13 +76,12 @@ def test_gains_show_every_method_and_seed(runs):
     plt.close("all")
 
 
-def test_the_notebooks_save_what_rebuild_draws_and_the_committed_figures_are_all_there():
+def test_what_the_notebooks_save_is_committed():
     saved = set()
     for notebook in ("04_rank_growth", "05_failure_dynamics"):
         source = (ROOT / "notebooks" / f"{notebook}.ipynb").read_text()
         saved |= set(re.findall(r'save_figure\([^,]+, \\"(\w+)\\"', source))
-    drawn = set(re.findall(r'^ {8,12}"(0[45]_\w+)":', Path(figures.__file__).read_text(), re.MULTILINE))
-    assert saved == drawn | {"04_cores"}  # which is drawn by hand, from no run
+    assert len(saved) == 13
     assert {path.name for path in (ROOT / "figures").glob("0[45]_*")} == {
         f"{s}.{k}" for s in saved for k in ("png", "svg")
     }

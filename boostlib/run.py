@@ -14,13 +14,15 @@ from torch import nn
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.common import world
-from boostlib.common.errors import RunError
+from boostlib.common.errors import ModelError, RunError
 from boostlib.common.settings import valid
 from boostlib.common.stable import fingerprint_tensors
+from boostlib.common.targets import coverage, require_bare
 from boostlib.config import LAST_BITS, BoostConfig, check_identity, circumstances, environment, run_identity
 from boostlib.evaluation.decode import Decoder
+from boostlib.models.agreement import require_agreement
 from boostlib.models.classifier import HEAD_FILE, SequenceClassifier, load_classifier
-from boostlib.models.language import load_model
+from boostlib.models.language import DTYPES, load_model
 from boostlib.models.subject import Subject
 from boostlib.records.bundle import Bundle, open_record
 from boostlib.records.ledger import Ledger
@@ -33,6 +35,8 @@ from boostlib.strategies.gate import Gate
 from boostlib.update import LowRankUpdate, Weights
 
 log = logging.getLogger(__name__)
+
+WELL_COVERED = 0.95  # share of the blocks' numbers above which the rest, convolutions and the like, is not worth a word
 
 # W0 of models that a finished run still holds, so that the same call on the same model finds its way back to it
 _HELD: WeakKeyDictionary[nn.Module, weakref.ref[Weights]] = WeakKeyDictionary()
@@ -97,6 +101,12 @@ def open_run(run: Run, run_dir: str | Path, progress: bool = True) -> Iterator[R
     Raises RunError where the directory holds a run of another identity, is read-only or in use.
     """
     model, config = run.model, run.config
+    require_bare(model)
+    if model.dtype not in DTYPES.values():
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"{type(model).__name__} is in {dtype}, in which `replay` cannot load it again: load it in bf16 or fp32"
+        )
     world.require_whole_models(model.device)
     run.ledger = ledger = record_of(run_dir)
     with ledger.locked():
@@ -112,13 +122,16 @@ def open_run(run: Run, run_dir: str | Path, progress: bool = True) -> Iterator[R
             run.basis = SVDBasis.from_model(model, rank, config.targets)
         if world.size() > 1:
             world.require_agreement("the basis", _basis_record(run.basis))
+        run.weights = Weights(model, list(run.basis), config.w0_device)
+        if len(rounds) < config.rounds:
+            require_agreement(model, run.basis, run.weights)
+            _say_coverage(run)
         if not started:
             if isinstance(model, SequenceClassifier):  # trained for this run: replay cannot load it by the model's name
                 world.on_main(lambda: model.save_head(ledger.dir))
             ledger.create(
                 {"identity": identity, "basis": _basis_record(run.basis), "environment": environment(model.device)}
             )
-        run.weights = Weights(model, list(run.basis), config.w0_device)
         run.weights.set(rebuild(ledger, run.basis, config.adapter, len(rounds)))
         _require_match(run, rounds)
         _HELD[model] = weakref.ref(run.weights)
@@ -134,6 +147,13 @@ def open_run(run: Run, run_dir: str | Path, progress: bool = True) -> Iterator[R
             raise
         finally:
             run.progress.close()
+
+
+def _say_coverage(run: Run) -> None:
+    """A warning where much of the blocks is left as it is, and nobody asked for that with `targets`."""
+    covered = coverage(run.model)
+    if run.config.targets is None and covered.share < WELL_COVERED:
+        log.warning("%s: only %s", type(run.model).__name__, covered)
 
 
 def _back_to_w0(model: nn.Module, ledger: Ledger, identity: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ tokens and padding never enter it, so a score does not depend on what shares its
 
 Departures and choices that no source states: pooling and head compute in fp32 whatever the encoder's dtype; a pooling
 layer of the encoder's own is dropped, since checkpoints often lack its weights and a random one would make every load
-another model.
+another model. Of an encoder-decoder model (T5, ProtT5) the encoder alone is loaded. Encoders whose states depend on
+what fills the padding (FNet, ConvBERT, Nystromformer), or not on both neighbours, are refused when they are loaded.
 
 Pooled features are kept on disk, so that the untrained encoder reads a data set once, not once an epoch or a seed:
 
@@ -31,11 +32,13 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from boostlib.common import world
 from boostlib.common.durable import write_durably
-from boostlib.common.errors import BoostError, ModelError, RunError, explain_oom
+from boostlib.common.errors import ModelError, RunError, explain_oom
+from boostlib.common.settings import Flag, checks
 from boostlib.common.stable import cache_dir, fingerprint_json, fingerprint_tensors
-from boostlib.models.embedded import EMBEDDED, quiet_loading
-from boostlib.models.language import chosen_device, chosen_dtype, load_error, model_name, weights_source
-from boostlib.models.sequences import Encoded, by_length, separator, to_tensors
+from boostlib.models.checkpoint import encoder_class, load_whole, require_fitting, require_none_missing, used_of
+from boostlib.models.embedded import quiet_loading
+from boostlib.models.language import chosen_device, chosen_dtype, load_config, loading, model_name, weights_source
+from boostlib.models.sequences import Encoded, by_length, encode_chains, residue_ids, separator, to_tensors
 from boostlib.models.subject import Subject
 from boostlib.tasks.chains import AMINO_ACIDS
 
@@ -71,11 +74,27 @@ class SequenceClassifier(nn.Module):
         """The encoder's; the head is fp32."""
         return self.encoder.dtype
 
+    @property
+    def positions(self) -> int | None:
+        """Tokens that the encoder has positions for; None where it counts distances alone.
+
+        Where the table of positions has a row for padding (RoBERTa, ESM-1b, MPNet), counting starts after that row.
+        """
+        most = getattr(self.config, "max_position_embeddings", None)
+        tables = (m for name, m in self.encoder.named_modules() if name.rsplit(".", 1)[-1] == "position_embeddings")
+        skipped = [m.padding_idx + 1 for m in tables if getattr(m, "padding_idx", None) is not None]
+        return most - max(skipped, default=0) if most and most > 0 else None
+
     def features(self, ids: Tensor, mask: Tensor, residues: Tensor) -> Tensor:
         """Mean state of the residues, (B, hidden) fp32. ids, mask (1: token, 0: padding), residues: (B, L)."""
-        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, L, hidden)
+        states = self.states(ids, mask).float()  # (B, L, hidden)
         weight = residues.float().unsqueeze(-1)  # (B, L, 1)
         return (states * weight).sum(dim=1) / weight.sum(dim=1)
+
+    def states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """The encoder's last states, (B, L, hidden) in its dtype."""
+        found = self.encoder(input_ids=ids, attention_mask=mask)
+        return found[0] if isinstance(found, tuple) else found.last_hidden_state
 
     def forward(self, ids: Tensor, mask: Tensor, residues: Tensor) -> Tensor:
         """Logits, (B,) fp32."""
@@ -117,31 +136,35 @@ def read_head(folder: str | Path) -> dict[str, Tensor]:
         raise RunError(f"{path} is no head of this model ({str(error).splitlines()[0]}): restore it") from error
 
 
-def load_classifier(name: str, dtype: str | torch.dtype = "auto", device: str | torch.device = "auto"):
+@checks
+def load_classifier(
+    name: str,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    trust_remote_code: Flag = False,
+):
     """(SequenceClassifier, tokenizer) of encoder `name`: "antiberty", a local folder or a hub id. In eval mode.
 
     A folder that `save_pretrained` wrote brings its head; otherwise the head is zero until `train_head`.
-    dtype, device: as for `load_model`. Raises ModelError where the model is no encoder of proteins.
+    dtype, device, trust_remote_code: as for `load_model`. Raises ModelError where the model is no encoder of proteins.
     """
     name, place = model_name(name), chosen_device(device)
     precision = chosen_dtype(dtype, place)
-    if name in EMBEDDED and EMBEDDED[name].generates:
-        raise ModelError(f"{name!r} is a language model, not an encoder: use load_model({name!r}), or 'antiberty' here")
+    config = load_config(name, generates=False, trust_remote_code=trust_remote_code)
     source = weights_source(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+    with loading(name, generates=False):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        _check_alphabet(tokenizer, name, config)
         with quiet_loading(), explain_oom("the size of the model or its dtype", f"{name} in {precision}"):
-            encoder = AutoModel.from_pretrained(source, dtype=precision).to(place)
-    except BoostError:
-        raise
-    except Exception as error:  # as in `load_model`
-        raise ModelError(load_error(name, error, generates=False)) from error
+            settings = {"dtype": precision, "trust_remote_code": trust_remote_code}
+            encoder, missing = load_whole(encoder_class(config), source, **settings)
+            encoder = encoder.to(place)
+        model = SequenceClassifier(encoder).eval()
+        _check_encoder(model, tokenizer, name, missing)
     encoder.config._name_or_path = encoder.name_or_path = name
-    _check_alphabet(tokenizer, name)
-    model = SequenceClassifier(encoder)
     if (Path(source) / HEAD_FILE).is_file():
         model.load_head(source)
-    return model.eval(), tokenizer
+    return model, tokenizer
 
 
 @torch.no_grad()
@@ -236,14 +259,51 @@ def _write(path: Path, found: Tensor) -> None:
             os.unlink(path.with_name(f".{path.name}.tmp"))
 
 
-def _check_alphabet(tokenizer, name: str) -> None:
-    known = [tokenizer.convert_tokens_to_ids(letter) not in (None, tokenizer.unk_token_id) for letter in AMINO_ACIDS]
+def _check_alphabet(tokenizer, name: str, config) -> None:
+    """A token for every amino acid, one between chains, one to pad with; one for the beginning, but for T5's kind."""
+    lacking = (None, tokenizer.unk_token_id)
+    missing = [letter for letter in AMINO_ACIDS if residue_ids(tokenizer, letter)[0] in lacking]
     with contextlib.suppress(AttributeError):
-        if all(known) and tokenizer.cls_token_id is not None and separator(tokenizer) is not None:
+        begins = tokenizer.cls_token_id is not None or encoder_class(config) is not AutoModel
+        if not missing and begins and separator(tokenizer) is not None:
+            if tokenizer.pad_token_id is None:  # padding is masked: any token will do
+                known = getattr(config, "pad_token_id", None)
+                tokenizer.pad_token = tokenizer.convert_ids_to_tokens(separator(tokenizer) if known is None else known)
             return
-    missing = [letter for letter, is_known in zip(AMINO_ACIDS, known, strict=True) if not is_known]
     raise ModelError(
         f"{name!r} is no protein encoder: its tokenizer lacks "
         + (f"the amino acids {', '.join(missing)}" if missing else "a token for the beginning or the end of a sequence")
         + '; use one such as "antiberty" or "facebook/esm2_t6_8M_UR50D"'
     )
+
+
+def _check_encoder(model: SequenceClassifier, tokenizer, name: str, missing: set[str]) -> None:
+    """Its states must be made of weights that were loaded, and of the residues alone.
+
+    Raises ModelError where weights are missing that the states are made of, where a residue's state depends on what
+    fills the padding (then a score depends on what shares its batch), or on no other residue.
+    """
+    require_fitting(tokenizer, model.encoder, name)
+    one, other = (encode_chains(tokenizer, chain, 16).ids for chain in ("ACDEF", "ALDEF"))
+    real, pad = len(one), tokenizer.pad_token_id
+
+    def states(ids: list[int], filling: int = pad) -> Tensor:
+        tokens = torch.tensor([ids + [filling] * 2], device=model.device)
+        mask = torch.tensor([[1] * real + [0] * 2], device=model.device)
+        return model.states(tokens, mask)[0, :real].float()  # (real, hidden)
+
+    require_none_missing(used_of(missing, model.encoder, lambda: states(one)), name)
+    with torch.no_grad():
+        here, changed, padded = states(one), states(other), states(one, filling=one[1])
+    size, noise = float(here.abs().max()), max(1e-5, 2 * torch.finfo(model.dtype).eps)
+    place = one.index(residue_ids(tokenizer, "A")[0])
+    if float((padded - here).abs().max()) > noise * size:
+        raise ModelError(
+            f"{name!r} ({model.config.model_type}) reads its padding: states of residues change with what is masked "
+            "out, so that a score would depend on what shares its batch. Use an encoder that masks padding"
+        )
+    if torch.equal(changed[: place + 1], here[: place + 1]):
+        raise ModelError(
+            f"{name!r} ({model.config.model_type}) is no encoder: the state of the first residue does not depend on "
+            "the second. It is causal, or a kernel that it needs is not installed; use another encoder"
+        )

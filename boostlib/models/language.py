@@ -9,16 +9,30 @@ Departures from a plain `from_pretrained`, and why:
 - `model.config._name_or_path` is `name` as given, not the folder in a cache that the weights came from: a run records
   it and `replay` loads by it, on another machine too.
 - Padding is on the left, as generation needs.
+- What cannot be boosted is refused: see `checkpoint.py`.
+- Code that comes with a checkpoint is run where `trust_remote_code=True` asks for it, and never because a record says
+  so: to replay a run of such a model, load it and pass it.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from boostlib.common.errors import BoostError, ModelError, explain_oom
-from boostlib.common.settings import AnyPath, valid
+from boostlib.common.settings import AnyPath, Flag, checks, valid
+from boostlib.models.checkpoint import load_whole, refusal, require_causal, require_fitting, require_none_missing
 from boostlib.models.embedded import EMBEDDED, FETCH, convert, embedded_names, installed_weights
 
 DTYPES = {
@@ -29,47 +43,101 @@ DTYPES = {
 }
 
 
+@checks
 def load_model(
-    name: str, dtype: str | torch.dtype = "auto", device: str | torch.device = "auto"
+    name: str,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    trust_remote_code: Flag = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and the tokenizer called `name`: "smollm2", a local folder or a hub id. In eval mode, on `device`.
 
-    dtype: "auto", "bf16" or "fp32". device: "auto", "cpu", "cuda" or "cuda:1".
+    dtype: "auto", "bf16" or "fp32". device: "auto", "cpu", "cuda" or "cuda:1". trust_remote_code: run the code that
+    comes with the checkpoint, where it needs any. Raises ModelError, with the remedy, where nothing loads by that name
+    or it is no whole, unquantised, causal language model.
     """
     name, place = model_name(name), chosen_device(device)
     precision = chosen_dtype(dtype, place)
-    if name in EMBEDDED and not EMBEDDED[name].generates:
-        raise ModelError(f"{name!r} is an encoder, not a language model: use load_classifier({name!r})")
+    load_config(name, trust_remote_code=trust_remote_code)
     source = weights_source(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+    with loading(name):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         with explain_oom("the size of the model or its dtype", f"{name} in {precision}"):
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=precision).to(place)
-    except BoostError:
-        raise
-    except Exception as error:  # a damaged folder raises dozens of types: all mean that no model loads from it
-        raise ModelError(load_error(name, error, generates=True)) from error
+            settings = {"dtype": precision, "trust_remote_code": trust_remote_code}
+            model, missing = load_whole(AutoModelForCausalLM, source, **settings)
+            require_none_missing(missing, name)
+            model = model.to(place).eval()
+        if model.is_remote_code():
+            require_causal(model, name)
     model.config._name_or_path = model.name_or_path = name
-    return model.eval(), _ready(tokenizer)
+    tokenizer = _ready(tokenizer, name, model.generation_config.eos_token_id)
+    require_fitting(tokenizer, model, name)
+    return model, tokenizer
 
 
-def load_tokenizer(name: str, generates: bool = True) -> PreTrainedTokenizerBase:
+def load_config(name: str, generates: bool = True, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The config of `name`, without its weights. generates: as a language model, else as an encoder.
+
+    Raises ModelError where `load_model` or `load_classifier` would, as far as a config tells.
+    """
+    name = model_name(name)
+    if name in EMBEDDED and EMBEDDED[name].generates != generates:
+        raise ModelError(
+            f"{name!r} is an encoder, not a language model: use load_classifier({name!r})"
+            if generates
+            else f"{name!r} is a language model, not an encoder: use load_model({name!r}), or 'antiberty' here"
+        )
+    with loading(name, generates):
+        config = AutoConfig.from_pretrained(weights_source(name), trust_remote_code=trust_remote_code)
+    why = refusal(config, generates)
+    if why:
+        raise ModelError(f"{name!r} {why}")
+    return config
+
+
+def load_tokenizer(name: str, generates: bool = True, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer alone of the language model `name`, or (generates=False) of an encoder.
 
     Raises ModelError as `load_model` does.
     """
+    with loading(name, generates):
+        source = weights_source(model_name(name))
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        if not generates:
+            return tokenizer
+        ends = None
+        if tokenizer.eos_token_id is None:
+            with contextlib.suppress(OSError):  # there is none
+                ends = GenerationConfig.from_pretrained(source).eos_token_id
+        return _ready(tokenizer, name, ends)
+
+
+@contextlib.contextmanager
+def loading(name: str, generates: bool = True) -> Iterator[None]:
+    """Inside, whatever a damaged folder raises, which is dozens of types, is one ModelError: nothing loads from it."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(weights_source(model_name(name)))
+        yield
     except BoostError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:
         raise ModelError(load_error(name, error, generates)) from error
-    return _ready(tokenizer) if generates else tokenizer
 
 
-def _ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """With a padding token, and padding on the left, as generation needs."""
-    if tokenizer.pad_token is None:
+def _ready(tokenizer: PreTrainedTokenizerBase, name: str, ends: int | list[int] | None) -> PreTrainedTokenizerBase:
+    """With an end token, a padding token, and padding on the left, as generation needs.
+
+    ends: the model's own end tokens, for a tokenizer that names none. Without a padding token the end is padded with:
+    padding is masked. Raises ModelError where no end is known.
+    """
+    if tokenizer.eos_token_id is None:
+        first = ends[0] if isinstance(ends, list) else ends
+        tokenizer.eos_token = None if first is None else tokenizer.convert_ids_to_tokens(first)
+        if tokenizer.eos_token_id is None:
+            raise ModelError(
+                f"neither the tokenizer nor the generation_config.json of {name!r} names an end token, so that no text "
+                'would ever end: save its tokenizer with one (tokenizer.eos_token = "...")'
+            )
+    if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer
@@ -138,6 +206,12 @@ def weights_source(name: str) -> str:
 def load_error(name: str, error: Exception, generates: bool) -> str:
     """What to tell a user when `name` does not load as a language model, or (generates=False) as an encoder."""
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if "trust_remote_code" in str(error):
+        loader = "load_model" if generates else "load_classifier"
+        return (
+            f"{name!r} comes with code of its own, which is not run unasked: read it, and if you trust it, call "
+            f"{loader}({name!r}, trust_remote_code=True). A run of it is replayed and exported by passing model="
+        )
     if Path(name).expanduser().is_dir():
         return f"no model loads from the folder {name!r}, which needs config.json, weights and a tokenizer: {reason}"
     embedded = embedded_names(generates)

@@ -2,6 +2,8 @@
 
     CLS chain SEP chain SEP        one token a residue, the model's own special tokens (ESM2 calls its separator EOS)
 
+T5's kind has no CLS and is given none; ProtT5 writes a residue as "\u2581A", with the mark of a word's beginning.
+
 Choices that no source states: ligand and receptor go into one sequence, the ligand's chains first; what is too long
 loses the ends of its longest chains, evenly, and a warning says how many examples did.
 """
@@ -21,6 +23,7 @@ from boostlib.tasks.chains import cut_evenly, split_prompt
 log = logging.getLogger(__name__)
 
 LONGEST = 1024  # tokens, unless the model's own limit is lower
+WORD = "\u2581"  # SentencePiece's mark of a word's beginning
 BATCH_TOKENS = 16_384  # padded tokens in one forward pass: bounds its memory whatever the lengths
 
 
@@ -34,17 +37,17 @@ class Encoded(NamedTuple):
 
 def longest(model, tokenizer, task: LabelTask) -> int:
     """Tokens that an example may have: the task's `max_length`, else 1,024; never more than the model takes."""
-    most = min(model.config.max_position_embeddings, tokenizer.model_max_length)
-    return min(most, task.max_length or LONGEST)
+    return min(model.positions or LONGEST, tokenizer.model_max_length, task.max_length or LONGEST)
 
 
 def encode_chains(tokenizer, prompt: str, most: int) -> Encoded:
     """CLS chain SEP chain SEP, at most `most` tokens: see `cut_evenly`. Letters the model lacks become its unknown."""
     chains = split_prompt(prompt)
-    kept = cut_evenly(chains, most - 1 - len(chains))
-    ids, residues = [tokenizer.cls_token_id], [False]
+    first = [] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]
+    kept = cut_evenly(chains, most - len(first) - len(chains))
+    ids, residues = first, [False] * len(first)
     for chain in kept:
-        ids += [*tokenizer.convert_tokens_to_ids(list(chain)), separator(tokenizer)]
+        ids += [*residue_ids(tokenizer, chain), separator(tokenizer)]
         residues += [True] * len(chain) + [False]
     return Encoded(ids, residues, sum(map(len, kept)) < sum(map(len, chains)))
 
@@ -87,6 +90,16 @@ def by_length(encoded: Sequence[Encoded], size: int, tokens: int = BATCH_TOKENS)
         most = max(1, min(size, tokens // len(encoded[order[0]].ids)))
         yield order[:most]
         order = order[most:]
+
+
+def residue_ids(tokenizer, chain: str) -> list[int]:
+    """One token a residue; the unknown token for letters that the tokenizer lacks."""
+    found = tokenizer.convert_tokens_to_ids(list(chain))
+    if tokenizer.unk_token_id in found or None in found:
+        marked = tokenizer.convert_tokens_to_ids([WORD + letter for letter in chain])
+        lacking = (None, tokenizer.unk_token_id)
+        found = [other if one in lacking else one for one, other in zip(found, marked, strict=True)]
+    return found
 
 
 def separator(tokenizer) -> int | None:

@@ -62,47 +62,25 @@ def share(items: Sequence[T]) -> Sequence[T]:
 
 def spread(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> Sequence[R]:
     """`work(items)`, a result an item, each process doing its share. A BoostError of one process is raised in all."""
-    state = _state()
-    if not state:
+    if not _state():
         return work(items)
-    mine = agreed(lambda: list(work(share(items))) if share(items) else [])
+    parts = _everyones(lambda: list(work(share(items))) if share(items) else [])
     results: list[Any] = [None] * len(items)
-    for k, part in enumerate(_gather(mine)):
-        results[k :: state.num_processes] = part
+    for k, part in enumerate(parts):
+        results[k :: len(parts)] = part
     return results
 
 
 def agreed(call: Callable[[], R]) -> R:
     """`call()` in every process, of its own things; a BoostError of one is raised in all."""
-    if not _state():
-        return call()
-    result: Any = None
-    error = None
-    try:
-        result = call()
-    except BoostError as found:
-        error = found
-    _raise_first(_gather(error))
-    return result
+    state = _state()
+    return _everyones(call)[state.process_index] if state else call()
 
 
 def on_main(call: Callable[[], R]) -> R:
     """What `call` gives in the main process, in every process; a BoostError likewise. The others do not call it."""
     state = _state()
-    if not state:
-        return call()
-    from accelerate.utils import broadcast_object_list
-
-    outcome: list[Any] = [None, None]
-    if state.is_main_process:
-        try:
-            outcome[0] = call()
-        except BoostError as found:
-            outcome[1] = found
-    with explain_loss():
-        broadcast_object_list(outcome)
-    _raise_first(outcome[1:])
-    return outcome[0]
+    return _everyones(lambda: call() if state.is_main_process else None)[0] if state else call()
 
 
 def mean(values: Tensor) -> Tensor:
@@ -225,6 +203,19 @@ def _wait(state) -> None:
         state.wait_for_everyone()
 
 
+def _everyones(call: Callable[[], Any]) -> list[Any]:
+    """What `call` gives in each process, in their order; the first one's BoostError is raised in all."""
+    result = error = None
+    try:
+        result = call()
+    except BoostError as found:
+        error = found
+    results, errors = zip(*_gather((result, error)), strict=True)
+    for error in filter(None, errors):
+        raise error
+    return list(results)
+
+
 def _gather(found: Any) -> list[Any]:
     """What each process found, in their order."""
     if not _state():
@@ -233,9 +224,3 @@ def _gather(found: Any) -> list[Any]:
 
     with explain_loss():
         return gather_object([found])
-
-
-def _raise_first(errors) -> None:
-    for error in errors:
-        if error is not None:
-            raise error

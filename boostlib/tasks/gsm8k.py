@@ -24,15 +24,14 @@ from typing import ClassVar
 
 from boostlib.common.errors import DataError
 from boostlib.common.settings import Count
-from boostlib.tasks.answers import GOES_ON, as_number, joined, last_boxed, last_number, numbers_in, same_answer
+from boostlib.tasks.answers import DASHES, GOES_ON, as_number, last_boxed, last_number, numbers_in, same_answer
 from boostlib.tasks.base import DevTask, Example, Score
 from boostlib.tasks.rows import Row, Source, load_rows
 
 INSTRUCTION = "Reason step by step. End with a line that holds only the final answer as a number, like this: #### 42"
 HUB_ID = "openai/gsm8k"
 
-_EXPRESSION = re.compile(rf"[^\w\s]*[0-9][0-9.,]*(?:{GOES_ON.pattern}|\s*(?:\+|\*(?!\*)|[×·]))")
-_GROUPED_OTHERWISE = re.compile(r"[^\w\s]*[0-9]+[ ,'\u2019\u00a0\u2009\u202f][0-9]")
+_EXPRESSION = re.compile(rf"[^\w\s]*[0-9][0-9.,]*(?:{GOES_ON.pattern}|\s*(?:[-+]\s*[0-9(]|\*(?!\*)|[×·]))")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +80,11 @@ def _after_hashes(completion: str) -> Iterator[tuple[int, str, bool]]:
     "#### Step 3" and "#### 1. First" are headings, and a line with two numbers marks none: the last number counts.
     """
     for match in re.finditer(r"####[ \t]*(.*)", completion):
-        line = joined(re.sub(r"^(\W*)[-\u2010-\u2013\u2212\ufe63\uff0d][ \t]+(?=[0-9$.])", r"\1-", match[1]))
-        number, numbers = as_number(line), numbers_in(line)
+        line = re.sub(r"^(\W*)-[ \t]+(?=[0-9$.])", r"\1-", match[1].translate(DASHES))
+        number, last = as_number(line), last_number(line)
         if number is not None:
             yield match.start(), str(number), True
         elif _EXPRESSION.match(line):
             yield match.start(), line.rpartition("=")[2].strip(" .*_$"), False
-        elif _GROUPED_OTHERWISE.match(re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", line)):
-            yield match.start(), "", False
-        elif len(numbers) == 1 and last_number(line) == numbers[0] and re.match(r"\W*[0-9]+(?![.):]\s)", line):
-            yield match.start(), str(numbers[0]), False
+        elif re.match(r"[^\w<>≤≥≠±√∛]*[0-9]+(?![.):]\s)", line) and (last == "" or numbers_in(line) == [last]):
+            yield match.start(), str(last), False

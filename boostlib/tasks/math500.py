@@ -23,7 +23,7 @@ from typing import ClassVar
 
 from boostlib.common.errors import DataError
 from boostlib.common.settings import Count, Name, Names
-from boostlib.tasks.answers import last_boxed, last_number, same_answer
+from boostlib.tasks.answers import as_number, ends_more, last_boxed, last_number, same_answer
 from boostlib.tasks.base import DevTask, Example, Score
 from boostlib.tasks.rows import Source, load_rows
 
@@ -39,6 +39,8 @@ SUBJECTS = (
     "precalculus",
 )
 _FORMULA = re.compile(r"(?<!\\)\$\$?(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+
+_BOUND = re.compile(r"\$[^$]*(?:[<>≤≥]|\\[lg]e)[^$]*\$,")  # "since $x > 0$, ..." is no list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +89,17 @@ class Math500(DevTask):
 
 
 def last_formula(completion: str) -> str:
-    r"""The last $...$, \(...\), \[...\] or number of `completion`, whichever ends later; "" for none, or for a
-    number that is part of something else, such as 2\sqrt{5}."""
+    r"""The last $...$, \(...\), \[...\] or number of `completion`, whichever ends later; "" for none, or for one
+    that is part of something else, such as 2\sqrt{5}, 5! or the 4 of "$3$ or $4$"."""
     formula = max(_FORMULA.finditer(completion), key=lambda match: match.end(), default=None)
-    rest = completion[formula.end() :] if formula else completion
-    number = last_number(re.split(r"\\(?:boxed|fbox)", rest)[0])  # a box that was cut off does not count
+    inside = formula[formula.lastindex or 0].strip() if formula else ""
+    rest = completion[formula.end() :] if formula and as_number(inside) is None else completion
+    rest = re.split(r"\\(?:boxed|fbox)", rest)[0]  # a box that was cut off does not count
+    number = last_number(rest)
     if number is not None:
-        return str(number)
-    return formula[formula.lastindex or 0].strip() if formula else ""
+        return "" if re.search(r"[0-9][ \t$]*![^0-9=]*$", rest) else str(number)
+    before = _BOUND.sub("", completion[: formula.start()]) if formula else ""
+    return "" if ends_more(before) else inside
 
 
 def _squeeze(problem: str) -> str:

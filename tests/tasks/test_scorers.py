@@ -562,8 +562,8 @@ GSM8K_ANSWERS = [  # (completion, gold, right?)
     ("#### 18^2", "324", True), ("#### 18x", "18", False), (r"#### 3 \times 10^8", "3", False),
     (r"#### 3 \times 10^8", "10", False), (r"#### 3 \times 10^8", "300000000", True), ("#### 10^3", "1000", True),
     ("#### 10^3", "10", False), ("It is 3 1/2.", "2", False), ("It costs 2.5 million", "2500000", True),
-    ("It costs 2.5 million", "2", False), ("#### 1.5 thousand", "1500", True), ("10-3", "3", True),
-    ("between 3-5", "5", True), ("#### 18 dollars", "18", True), ("#### 1,080 clips", "1080", True),
+    ("It costs 2.5 million", "2", False), ("#### 1.5 thousand", "1500", True), ("10-3", "3", False),
+    ("between 3-5", "5", False), ("#### 18 dollars", "18", True), ("#### 1,080 clips", "1080", True),
     (r"\boxed{18 dollars}", "18", True), (r"\boxed{18 million}", "18", False), (r"\boxed{10\,000}", "10000", True),
     ("#### 18kg", "18", True), ("#### 9 * 2 = 18", "18", True), ("#### 9 * 2", "18", True), ("#### 9 * 2", "9", False),
 ]  # fmt: skip
@@ -646,7 +646,7 @@ MORE_GSM8K = [  # (completion, gold, right?)
     ("#### - 3 dollars", "3", False), ("#### \ufe63 3", "3", False), ("#### minus 3", "3", False),
     ("#### negative 3", "3", False), ("is\n- 18", "18", True), ("* 18", "18", True), ("#### -3 million", "3", False),
     ("#### -2^2", "4", False), ("#### -2^2", "-4", True), ("#### -3 1/2", "-7/2", True),
-    ("#### - 1 080", "1080", False), ("#### - 1 080", "-1080", True), ("18 - 9", "9", True),
+    ("#### - 1 080", "1080", False), ("#### - 1 080", "-1080", True), ("18 - 9", "9", False),
     ("#### 36/2 dollars", "18", True), ("#### 18 percent", "18", True), ("#### 18%", "18", True),
     ("#### 18 a day", "18", True), ("#### 18kg", "18", True), ("#### 18 km", "18", True), ("#### 18th", "18", True),
     ("#### 18.", "18", True), ("#### 18 (rounded)", "18", True), ("#### 18, rounded", "18", True),
@@ -684,3 +684,93 @@ def test_arithmetic_takes_no_mixed_number_from_two_lines(completion):
 def test_math500_reads_the_sign_of_what_is_not_boxed(dash, right):
     for gold in ("3", "-3"):
         assert score("math500", f"So x is {dash}3", gold).correct == (gold == right)
+
+
+# ---- a number is right where it stands for itself
+
+STANDS = """\
+So she has 5 + 13 = 18 eggs left.|9 + 9 is equal to 18.|That adds up to 18 dollars.|So, 9 * $2 = $18.|20 – 2 = 18
+1. Add: 18|Day 3: 18|1. 18|Result → 18|=> 18|> 18|<answer>18</answer>|__18__|Half of 36 is 18.
+Tom has twice as many, or 18.|The final answer is $18$. I hope it is correct.|9 boxes with 2 each give 18
+the price went up by 18.|The answer is $ 18.|**18** eggs|Thus, $x = 18$.|$\\frac{36}{2}=18$|Since $x > 0$, $x = 18$.
+\\( x = 18 \\)|He needs 18 cm^2.|So <<9*2=18>>18|5 apples plus 13 is 18|$$18$$"""
+PART = """\
+x > 18|the answer is ≥ 18|x \\ge 18|≠ 18|x != 18|±18|+/-18|\\pm 18|√18|√(18)|sqrt(18)|log 18|f(18)|x^2 + 18|2 * 18
+x - 18|36 ÷ 18|18π|18 pi|18⁄7|7⁄18|7∶18|17 : 18|17-18|17 – 18|17 to 18|from 5 days to 18|between 5 and 18|17 or 18
+17 and 18|17, 18|x = 17, y = 18|x = 17 or x = 18|(17, 18)|17 ; 18|17..18|2024-05-18|12/18/2024|555-18|18 K|18k|18bn
+18 mil|18 lakh|18 dozen|18-thousand|1/2 million and 18 million|18 hundred thousand|18 squared|18 cubed|18 factorial
+18 halves|18 hundredths|18-and-a-half|18 or more|not 18|isn't 18|at least 18|less than 18|more than 18|twice 18
+half of 18|the square root of 18|5% of 18|20 mod 18|20 choose 18|18 dollars and 50 cents|5 boys and 18|$17$ or $18$
+$17$, $18$|$18$ thousand|$\\sqrt2$ or $18$|-$ 18|18 + x|18 ab^2"""
+
+
+def cases(table: str) -> list[str]:
+    return [case for line in table.split("\n") for case in line.split("|")]
+
+
+@pytest.mark.parametrize("task", ["gsm8k", "math500"])
+@pytest.mark.parametrize("completion", cases(STANDS))
+def test_a_number_that_stands_for_itself_is_right(completion, task):
+    assert score(task, completion, "18") == LENIENT
+
+
+@pytest.mark.parametrize("task", ["gsm8k", "math500"])
+@pytest.mark.parametrize("completion", cases(PART))
+def test_a_number_that_is_part_of_something_longer_is_wrong(completion, task):
+    assert score(task, f"We know that\n{completion}.", "18") == WRONG
+
+
+@pytest.mark.parametrize("marked", ["> 18", "<18", "18-20", "17-18", "18 dozen", "18 x 10^3", "x=17, y=18", "√18"])
+def test_what_is_marked_is_read_as_strictly(marked):
+    assert score("gsm8k", f"#### {marked}", "18") == WRONG
+
+
+@pytest.mark.parametrize(
+    ("marked", "gold"),
+    [("20-2", "18"), ("2 dozen", "24"), ("18 hundred thousand", "1800000"), ("1.5 million", "1500000"),
+     ("18 ft²", "18"), ("<<9*2=18>>18", "18"), ("1 080", "1080"), ("18 months", "18"), ("20 - 2 = 18", "18"), ("3 lakh", "300000")],
+)  # fmt: skip
+def test_what_is_marked_may_be_worked_out(marked, gold):
+    assert score("gsm8k", f"#### {marked}", gold).correct
+
+
+def test_prose_groups_thousands_and_a_factorial_is_none():
+    assert score("gsm8k", "The answer is 1 080.", "1080") == LENIENT
+    assert score("gsm8k", "It's 18!", "18") == LENIENT and score("math500", "It's 18!", "18") == WRONG
+
+
+BOXED = {  # gold: (right, wrong)
+    "18": (r"\text{18}|18 \mathrm{~cm}|18 \text{ cm}^2|18 \text{ km/h}|18\text{ sq. ft.}|18 months|\text{Area} = 18"
+           r"|n = 18 \text{ cm}|a_5 = 18|9+9 = 18|\angle ABC = 18^\circ|18\ "
+           r"|\color{red} 18|\underline{18}|\left.18\right.",
+           r"18 dozen|18 \text{ dozen}|18\text{ dozen eggs}|18 \text{ squared}|18\text{ halves}|18 \text{ fifths}"
+           r"|18 xyz|18\text{ k}|18 \mathrm{M}|18 \text{ bn}|18\text{i}|18 \text{ or more}|18 \text{ (extraneous)}"
+           r"|\text{at least } 18|36:2|x = 17 = 18|18 = 17|8 + 9 = 18|\text{not } 18|18\text{ mod }5"),
+    "216": (r"18 dozen|18\text{ dozen eggs}|18 \text{ dozen}", "18"),
+    "18000": (r"18\text{ thousand dollars}|18 thousand", r"18\text{ K}"),
+    "3:4": ("3 : 4|3∶4", r"6:8|4:3|3:4:5|\frac34"),
+    "-5": ("minus 5|−5|{-}5|negative 5", "5|+5"),
+    "(1,2)": (r"(1.0, 2)|\left(1,2\right)|(x,y) = (1,2)", r"\{1,2\}|(2,1)|[1,2]|(1,2]|2,1|(1,2,2)"),
+    r"\{1,2\}": (r"\{2,1\}|1,2", "(1,2)|(2,1)"),
+    r"\frac13": (r"0.(3)|0.\dot{3}|0.\overline{33}|1⁄3|1÷3|\frac26 = \frac13", r"0.3(0)|\frac13 = 0.333|0.(33)4"),
+    "no": ("No|\\text{no}", r"on|\text{on}|not"),
+    "x^2": (r"x²|x^{2}|x \cdot x", "X^2|x2|x_2|x³"),
+    "a+A": ("a+A", "2a|2A"),
+    "a_{10}": ("a₁₀", "a₁|a₀₁"),
+    r"\sqrt[3]{5}": ("∛5|5^{1/3}", "√5|∛6"),
+    r"\pi": ("pi|π", r"3.14|2 pi"),
+    r"\emptyset": (r"\varnothing|\{\}", "0"),
+    r"12\pi": (r"12 \pi \text{ cm}^2|12 pi", r"12 \text{ cm}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "kind"), [(gold, kind) for gold in BOXED for kind in (0, 1)])
+def test_boxed_answers_of_many_kinds(gold, kind):
+    for boxed in BOXED[gold][kind].split("|"):
+        assert score("math500", rf"So it is $\boxed{{{boxed}}}$.", gold) == (WRONG if kind else RIGHT), boxed
+
+
+@pytest.mark.parametrize("given", ["999^{999}^{999}", "(" * 20 + "1" + ")" * 20, "2^{100}!"])
+def test_more_that_never_reaches_math_verify(given, monkeypatch):
+    monkeypatch.setattr(answers, "_verify", lambda *_: pytest.fail("compared"))
+    assert not same_answer(given, r"\sqrt{5}")

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from boostlib.common import world
 from boostlib.evaluation.decode import Decode
-from boostlib.evaluation.generate import cache_for, positions, reading
+from boostlib.evaluation.generate import pad_token, reading
+from boostlib.evaluation.layout import cache_for, layout, positions
 from boostlib.models.subject import Subject
 
 POSITIONS = 2048  # of logits in one pass: 400 MB with SmolLM2's vocabulary, 1.2 GB with Qwen2.5's
@@ -66,23 +67,40 @@ class Drafts(Decode):
 @torch.no_grad()
 def _standing(subject: Subject, prompts: list[list[int]], drafts: list[list[int]], batch_size: int) -> list[bool]:
     """(n,) whether greedy decoding would write each draft again."""
-    model, pad, found = subject.model, subject.tokenizer.pad_token_id, [False] * len(prompts)
+    model, pad, found = subject.model, pad_token(subject.tokenizer), [False] * len(prompts)
     with reading(model, prompts, "batch_size (prompts checked together)", batch_size) as (prefix, cache):
-        for rows in _batches(prompts, drafts, batch_size):
-            rest = [prompts[i][len(prefix) :] for i in rows]
-            batch = _padded(rest, [drafts[i] for i in rows], len(prefix), pad, model.device)
-            for i, stands in zip(rows, _check(model, *batch, cache).tolist(), strict=True):
-                found[i] = stands
+        shares = not prompts or layout(model).shares
+        places = [
+            len(draft) + 1 if shares else len(prompt) + len(draft)
+            for prompt, draft in zip(prompts, drafts, strict=True)
+        ]
+        for rows in _batches(prompts, places, batch_size):
+            mine = [prompts[i][len(prefix) :] for i in rows], [drafts[i] for i in rows]
+            if shares:
+                stands = _check(model, *_padded(*mine, len(prefix), pad, model.device), cache).tolist()
+            else:
+                stands = _check_whole(model, *mine, pad)
+            for i, stand in zip(rows, stands, strict=True):
+                found[i] = stand
     return found
 
 
-def _batches(prompts: list[list[int]], drafts: list[list[int]], batch_size: int) -> Iterator[list[int]]:
-    """Rows of like length, few enough for their logits to fit."""
-    order = sorted(range(len(prompts)), key=lambda i: (-len(drafts[i]), -len(prompts[i])))
+def _batches(prompts: list[list[int]], places: list[int], batch_size: int) -> Iterator[list[int]]:
+    """Rows of like length, few enough for their logits, at so many places each, to fit."""
+    order = sorted(range(len(prompts)), key=lambda i: (-places[i], -len(prompts[i])))
     while order:
-        rows = order[: max(1, min(batch_size, POSITIONS // (len(drafts[order[0]]) + 1)))]
+        rows = order[: max(1, min(batch_size, POSITIONS // places[order[0]]))]
         order = order[len(rows) :]
         yield rows
+
+
+def _check_whole(model: nn.Module, prompts: list[list[int]], drafts: list[list[int]], pad: int) -> list[bool]:
+    """As `_check`, for models that read every row whole: all padding is on the right, where nothing sees it."""
+    rows = [prompt + draft for prompt, draft in zip(prompts, drafts, strict=True)]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=model.device)  # (B, L)
+    choice = model(input_ids=ids, use_cache=False).logits.argmax(dim=-1).tolist()
+    return [said[len(p) - 1 : len(p) - 1 + len(d)] == d for said, p, d in zip(choice, prompts, drafts, strict=True)]
 
 
 def _padded(rest, drafts, shared: int, pad: int, device) -> tuple[Tensor, Tensor, Tensor]:

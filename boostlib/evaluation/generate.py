@@ -1,9 +1,9 @@
 """Completions for many prompts, with the shared part of the prompts read once.
 
-Decoding is transformers' own `generate`. What is ours is the work around it:
+Decoding is transformers' own `generate`. What is ours is the work around it, as far as the model allows (layout.py):
 - tokens that all prompts begin with (few-shot examples, a system message) are run once and their cache is shared;
 - a prompt sampled several times is read once;
-- batches hold prompts of similar length, so little is spent on padding;
+- batches hold prompts of similar length, so little is spent on padding, or of one length where there may be none;
 - greedy rows that are done leave their batch (sampled ones stay: a batch's random numbers are drawn together);
 - frozen bf16 linears on a CPU get 2-D input, which avoids a weight copy per call (2-7x, measured on torch 2.13).
 
@@ -14,6 +14,7 @@ the scorer would not read is neither paid for nor trained on.
 
 import contextlib
 import copy
+import itertools
 import os
 import re
 from bisect import bisect_left
@@ -27,6 +28,15 @@ from transformers import GenerationConfig, StoppingCriteria
 
 from boostlib.common.errors import DataError, explain_oom
 from boostlib.common.settings import AtLeastZero, Count, checks
+from boostlib.evaluation.layout import (
+    Layout,
+    cache_for,
+    choose_rows,
+    layout,
+    only_end_tokens,
+    read,
+    require_room,
+)
 
 SHARED = 4  # a shared prefix shorter than this is not worth a separate pass
 LEAVE = 16  # tokens between two looks at which rows may leave
@@ -67,22 +77,24 @@ def generate(
     batch_size counts prompts. on_batch is told how many prompts have just been finished. stop_at_end=False goes on to
     max_new_tokens whatever is produced (for timing). stop: a regular expression; a completion ends where it
     first matches.
+
+    Raises ModelError for a model that writes no text from left to right, DataError for a prompt that leaves no room.
     """
+    require_room(model, prompt_ids, max_new_tokens)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=temperature > 0,
         **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
         repetition_penalty=1.0,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=_end_tokens(model, tokenizer) if stop_at_end else [-1],
+        pad_token_id=pad_token(tokenizer),
+        eos_token_id=(end_tokens(model, tokenizer) if stop_at_end else []) or [-1],
         return_dict_in_generate=True,
     )
     completions: list[list[list[int]]] = [[] for _ in prompt_ids]
-    order = sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i]))
     with only_end_tokens(model), reading(model, prompt_ids, oom_setting, batch_size) as (prefix, cache):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = _Batch([prompt_ids[i] for i in rows], prefix, cache, samples)
+        allowed = layout(model)
+        for rows in batches(prompt_ids, batch_size, allowed.pads):
+            batch = _Batch([prompt_ids[i] for i in rows], prefix, cache, samples, allowed)
             for i, ids in zip(rows, _decode(model, tokenizer, batch, config, stop), strict=True):
                 completions[i] = ids
             if on_batch:
@@ -91,47 +103,30 @@ def generate(
 
 
 @contextlib.contextmanager
-def only_end_tokens(model: nn.Module) -> Iterator[None]:
-    """Inside, nothing of the model's own generation settings counts but its end tokens.
-
-    transformers fills what a call leaves open from them: min_p, beams, n-gram bans, forced or suppressed tokens,
-    `use_cache: false`. Greedy would then not be greedy, nor samples those of the softmax.
-    """
-    own = model.generation_config
-    model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
-    try:
-        yield
-    finally:
-        model.generation_config = own
-
-
-@contextlib.contextmanager
 def reading(
     model: nn.Module, prompt_ids: Sequence[list[int]], oom_setting: str, batch_size: int
 ) -> Iterator[tuple[list[int], Any]]:
     """The model in eval mode inside, with its linears on the fast path; yields the tokens that all prompts begin with
-    and the cache of those, [] and None where there are too few. Lack of memory is explained by `oom_setting`."""
+    and the cache of those, [] and None where there are too few or the model must read prompts whole. Lack of memory is
+    explained by `oom_setting`."""
     was_training = model.training
     model.eval()
     try:
         with flat_linears(model), explain_oom(oom_setting, batch_size):
             prefix = shared_prefix(prompt_ids)
-            yield prefix, _read(model, torch.tensor([prefix], device=model.device), None, None) if prefix else None
+            if prefix and not layout(model).shares:
+                prefix = []
+            yield prefix, read(model, torch.tensor([prefix], device=model.device), None, None) if prefix else None
     finally:
         model.train(was_training)
 
 
-def cache_for(cache: Any, rows: int) -> Any:
-    """A copy of a shared prefix's cache for so many rows; None for None."""
-    if cache is not None:
-        cache = copy.deepcopy(cache)
-        cache.batch_repeat_interleave(rows)
-    return cache
-
-
-def positions(mask: Tensor, length: int) -> Tensor:
-    """Positions (B, length) of the last columns of a left-padded mask (B, L), the first real token at 0."""
-    return (mask.cumsum(-1) - 1).clamp_min(0)[:, -length:]
+def batches(prompt_ids: Sequence[list[int]], batch_size: int, pads: bool) -> Iterator[list[int]]:
+    """Indices of prompts of like length, the longest first; pads: whether a batch may hold several lengths."""
+    order = sorted(range(len(prompt_ids)), key=lambda i: -len(prompt_ids[i]))
+    groups = itertools.groupby(order, key=lambda i: 0 if pads else len(prompt_ids[i]))
+    for rows in (list(group) for _, group in groups):
+        yield from (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
 def shared_prefix(sequences: Sequence[list[int]]) -> list[int]:
@@ -166,20 +161,6 @@ def _flat_forward(module: nn.Linear):
     return lambda x: F.linear(x.flatten(0, -2), module.weight).unflatten(0, x.shape[:-1])
 
 
-def _read(model: nn.Module, ids: Tensor, mask: Tensor | None, cache):
-    """Run `ids` (B, L) after `cache`; returns the grown cache."""
-    position = None if mask is None else positions(mask, ids.shape[1])
-    out = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=position,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return out.past_key_values
-
-
 class _Batch(NamedTuple):
     """Prompts decoded together: the tokens that they all begin with, and the cache of those where there are any."""
 
@@ -187,31 +168,33 @@ class _Batch(NamedTuple):
     prefix: list[int]
     cache: Any
     samples: int
+    allowed: Layout
 
 
 def _decode(model, tokenizer, batch: _Batch, config, stop: str | None) -> list[list[list[int]]]:
     """Completions of one batch: per prompt, `samples` lists of ids."""
-    prompts, prefix, cache, samples = batch
+    prompts, prefix, cache, samples, allowed = batch
     rest = [prompt[len(prefix) :] for prompt in prompts]
     width = max(map(len, rest))
     pad, device = config.pad_token_id, model.device
     ids = torch.tensor([prefix + [pad] * (width - len(r)) + r for r in rest], device=device)  # (B, P + L)
     mask = torch.tensor([[1] * len(prefix) + [0] * (width - len(r)) + [1] * len(r) for r in rest], device=device)
     cache = cache_for(cache, len(prompts))
-    if samples > 1 and width > 1:  # read each prompt once, all but its last token, before it is repeated
-        cache = _read(model, ids[:, len(prefix) : -1], mask[:, :-1], cache)
+    if samples > 1 and width > 1 and allowed.continues:  # all but its last token is read once, before it is repeated
+        cache = read(model, ids[:, len(prefix) : -1], mask[:, :-1], cache)
     if samples > 1:
-        ids, mask = ids.repeat_interleave(samples, dim=0), mask.repeat_interleave(samples, dim=0)
+        again = torch.arange(len(ids), device=device).repeat_interleave(samples)
+        ids, mask = ids[again], mask[again]
         if cache is not None:
-            cache.batch_repeat_interleave(samples)
-    done = _completed(model, tokenizer, ids, mask, cache, config, stop)
+            choose_rows(cache, again)
+    stay = config.do_sample or not allowed.continues
+    done = _completed(model, tokenizer, ids, mask, cache, config, stop, stay)
     return [done[i * samples : (i + 1) * samples] for i in range(len(prompts))]
 
 
-def _completed(model, tokenizer, ids: Tensor, mask: Tensor, cache, config, stop: str | None) -> list[list[int]]:
-    """The new ids of every row of `ids` (B, L)."""
+def _completed(model, tokenizer, ids: Tensor, mask: Tensor, cache, config, stop, stay: bool) -> list[list[int]]:
+    """The new ids of every row of `ids` (B, L). stay: no row leaves before all are done."""
     start, left, config = ids.shape[1], config.max_new_tokens, copy.copy(config)
-    stay = config.do_sample
     ends, rows = torch.tensor(config.eos_token_id, device=ids.device), list(range(len(ids)))
     found: dict[int, list[int]] = {}
     while rows:
@@ -225,13 +208,14 @@ def _completed(model, tokenizer, ids: Tensor, mask: Tensor, cache, config, stop:
             stopping_criteria=[looks] if looks else None,
         )
         left -= config.max_new_tokens
-        ids, cache, grown = out.sequences, out.past_key_values, out.sequences.shape[1] - mask.shape[1]
+        ids, grown = out.sequences, out.sequences.shape[1] - mask.shape[1]
+        cache = None if stay else out.past_key_values
         done = torch.isin(ids[:, start:], ends).any(dim=1) | (looks.done if looks else False) | (left == 0)  # (B,)
         found |= {rows[i]: _cut(ids[i, start:], ends) for i in done.nonzero().flatten().tolist()}
         rows, alive = [row for row, ended in zip(rows, done.tolist(), strict=True) if not ended], ~done
         ids, mask = ids[alive], torch.cat([mask[alive], mask.new_ones(len(rows), grown)], dim=1)
         if rows and cache is not None:
-            cache.batch_select_indices(alive.nonzero().flatten())
+            choose_rows(cache, alive.nonzero().flatten())
     completions = [found[row] for row in range(len(found))]
     return [cut_at(row, tokenizer, stop) for row in completions] if stop else completions
 
@@ -242,10 +226,16 @@ def _cut(ids: Tensor, ends: Tensor) -> list[int]:
     return ids[: int(stop[0]) + 1].tolist() if len(stop) else ids.tolist()
 
 
-def _end_tokens(model, tokenizer) -> list[int]:
+def end_tokens(model: nn.Module, tokenizer) -> list[int]:
+    """Ids of all tokens that end a completion, the model's and the tokenizer's; [] where there are none."""
     ends = model.generation_config.eos_token_id
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-    return sorted({*ends, tokenizer.eos_token_id})
+    return sorted({*ends, tokenizer.eos_token_id} - {None})
+
+
+def pad_token(tokenizer) -> int:
+    """What stands where nothing is read: any token will do, since it is masked."""
+    return next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
 
 
 class StopAt(StoppingCriteria):

@@ -122,9 +122,8 @@ def open_run(run: Run, run_dir: str | Path, progress: bool = True) -> Iterator[R
             run.basis = SVDBasis.from_model(model, rank, config.targets)
         if world.size() > 1:
             world.require_agreement("the basis", _basis_record(run.basis))
-        run.weights = Weights(model, list(run.basis), config.w0_device)
         if len(rounds) < config.rounds:
-            require_agreement(model, run.basis, run.weights)
+            require_agreement(model, run.basis)
             _say_coverage(run)
         if not started:
             if isinstance(model, SequenceClassifier):  # trained for this run: replay cannot load it by the model's name
@@ -132,6 +131,7 @@ def open_run(run: Run, run_dir: str | Path, progress: bool = True) -> Iterator[R
             ledger.create(
                 {"identity": identity, "basis": _basis_record(run.basis), "environment": environment(model.device)}
             )
+        run.weights = Weights(model, list(run.basis), config.w0_device)
         run.weights.set(rebuild(ledger, run.basis, config.adapter, len(rounds)))
         _require_match(run, rounds)
         _HELD[model] = weakref.ref(run.weights)

@@ -26,9 +26,9 @@ apostrophe, a blank of any kind or `\,`; and a scale word: 18 million, 2 dozen.
 
 Departures: no exponents with e ("1e3"); a number has no letters before it ("x2" holds none); a minus that
 follows a digit or a closing bracket is a subtraction (`numbers_in` finds 10 and 3 in "10-3"). From the MATH graders
-(Hendrycks et al. 2021, Minerva): 50% is 50 but not 0.5; decimals are exact, so that 3.141593 is not \pi; a base may be left out (52 for 52_8)
-but not be another; units after a number are not compared. math-verify stops itself with SIGALRM, which works in the
-main thread of a POSIX process only: elsewhere only the guards of rule 3 bound its time.
+(Hendrycks et al. 2021, Minerva): 50% is 50 but not 0.5; decimals are exact, so that 3.141593 is not \pi; a base may be
+left out (52 for 52_8) but not be another; units after a number are not compared. math-verify stops itself with SIGALRM,
+which works in the main thread of a POSIX process only: elsewhere only the guards of rule 3 bound its time.
 """
 
 import logging

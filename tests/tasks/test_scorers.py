@@ -728,7 +728,8 @@ def test_what_is_marked_is_read_as_strictly(marked):
 @pytest.mark.parametrize(
     ("marked", "gold"),
     [("20-2", "18"), ("2 dozen", "24"), ("18 hundred thousand", "1800000"), ("1.5 million", "1500000"),
-     ("18 ft²", "18"), ("<<9*2=18>>18", "18"), ("1 080", "1080"), ("18 months", "18"), ("20 - 2 = 18", "18"), ("3 lakh", "300000")],
+     ("18 ft²", "18"), ("<<9*2=18>>18", "18"), ("1 080", "1080"), ("18 months", "18"), ("20 - 2 = 18", "18"),
+     ("3 lakh", "300000")],
 )  # fmt: skip
 def test_what_is_marked_may_be_worked_out(marked, gold):
     assert score("gsm8k", f"#### {marked}", gold).correct

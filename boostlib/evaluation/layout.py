@@ -217,8 +217,8 @@ def _first_that_agrees(model: nn.Module) -> Layout:
         raise ModelError(f"{type(model).__name__} generates no text: {type(error).__name__}: {error}") from error
     if alone > 2 * tiny:
         raise ModelError(
-            f"{type(model).__name__} generates otherwise than its own plain pass says: the logits differ by {alone:.1e} "
-            "of their spread, without any padding. Its cache fails, and no remedy is known here"
+            f"{type(model).__name__} generates otherwise than its own plain pass says, without any padding: the logits "
+            f"differ by {alone:.1e} of their spread. Its cache fails, and no remedy is known here"
         )
     same = max(tiny, 4 * alone)  # in bf16, a deep model's rounding
     if not counts and _off(model, _shared, first, second) <= same:
@@ -232,7 +232,7 @@ def _first_that_agrees(model: nn.Module) -> Layout:
 def _require_left_to_right(model: nn.Module, first: list[int], second: list[int], tiny: float) -> None:
     """Raises ModelError where what follows changes what stands before."""
     part = len(first) - 1
-    rows = torch.tensor([second, second[:part] + second[:part] + first[-1:]], device=model.device)
+    rows = torch.tensor([second, 2 * second[:part]], device=model.device)  # of one beginning
     try:
         one, other = model(input_ids=rows, use_cache=False).logits[:, :part].float()
     except torch.OutOfMemoryError:
@@ -241,8 +241,8 @@ def _require_left_to_right(model: nn.Module, first: list[int], second: list[int]
         raise ModelError(f"{type(model).__name__} reads no plain text: {type(error).__name__}: {error}") from error
     if (one - other).square().mean().sqrt() > tiny * one.std():
         raise ModelError(
-            f"{type(model).__name__} reads both ways, as an encoder does, and so writes no text: a model that reads from "
-            "left to right is needed (config.is_decoder = True for some)"
+            f"{type(model).__name__} reads both ways, as an encoder does, and so writes no text: a model that reads "
+            "from left to right is needed (config.is_decoder = True for some)"
         )
 
 

@@ -11,8 +11,8 @@ with probability 1 - delta over the draw of the n training problems, where `nats
 
 PAC-Bayes is about the *Gibbs predictor*: the numbers of all merged rounds are v + sigma eps, eps ~ N(0, I), and both
 errors are means over eps; the prior is N(0, sigma^2 I). "single draw" is about one eps, drawn once. So the training
-error has to be measured under the noise (`noisy_scores`), which costs accuracy. Occam is about the deterministic model
-as it is decoded, if its numbers are written down in so many bits: 32 each, as they are stored.
+error has to be measured under the noise (data/theory has such a table), which costs accuracy. Occam is about the
+deterministic model as it is decoded, if its numbers are written down in so many bits: 32 each, as they are stored.
 
 Why the prior may be used: it, the basis (a function of W0) and P (of the seed) are fixed before the training problems
 are drawn, and the blocks of "rotate" and "top" depend on the round alone. What the data choose has to be paid for with
@@ -24,8 +24,7 @@ dominated by those of n / g independent ones (convexity), so n / g takes the pla
 
 The noise: w_t = v_t + sigma eps_t in every merged round t. One draw is one model W0 + sum_t dW_t(w_t), for which the
 single-draw bound holds as it stands, as KL + <v, eps> / sigma is ln(q(w) / p(w)), q the density of the noisy numbers
-and p that of the prior; the mean over a few draws only estimates the Gibbs predictor's errors. eps is drawn by Philox
-from (draw, round): the same for every sigma.
+and p that of the prior; the mean over a few draws only estimates the Gibbs predictor's errors.
 
 What this does not promise: problems are i.i.d. from one source (a sample without replacement, as the demo's splits are,
 will do: Hoeffding 1963, theorem 4; p is then the error on all the source's problems), and nothing is said of any other;
@@ -36,22 +35,15 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
-import torch
 from scipy.optimize import brentq
 from scipy.special import rel_entr
 from scipy.stats import binomtest
 
-from boostlib.adapter import TinyLoRA
 from boostlib.analysis.dynamics import numbers_of, train_size
-from boostlib.common.errors import BoostError, RunError
-from boostlib.common.stable import philox
-from boostlib.config import data_hash
-from boostlib.evaluation.evaluate import evaluate
-from boostlib.models.subject import Subject
+from boostlib.common.errors import BoostError
 from boostlib.records.ledger import Ledger
 from boostlib.records.rows import Base, Round, held_out
-from boostlib.run import has_head, rebuilt_rounds, replay_run
-from boostlib.update import LowRankUpdate
+from boostlib.run import has_head
 
 FIXED = ("rotate", "top")  # strategies whose plan depends on the round alone
 BITS = 32  # of a number as it is stored
@@ -140,53 +132,17 @@ def _measured_gap(row: Base | Round, level: float) -> tuple[float, float, float]
     return row.train_accuracy - scores.accuracy, row.train_accuracy - ends.high, row.train_accuracy - ends.low
 
 
-def noisy_scores(ledger: Ledger, subject: Subject, sigma: float, draws: Sequence[int] = (0, 1)) -> pd.DataFrame:
-    """Accuracy on the training problems and on "test", one row a draw of the noise; the model ends untrained.
-
-    subject: with the run's untrained model, or the one that `boost` gave back. draws: numbers of draws, each another
-    noise. Columns: sigma, draw, n (training problems), kl, nats (of a single draw, see above), choices (`which_nats` of
-    the run), train, test. Raises RunError where the task holds problems that are not the run's, BoostError for a run
-    whose plan or head came from the training data.
-    """
-    require_fixed_before_the_data(ledger)
-    model, tokenizer, task = subject.model, subject.tokenizer, subject.task
-    for name in ("train", "test"):
-        if data_hash(task, name) != ledger.header["identity"]["data"].get(name):
-            raise RunError(
-                f"{ledger.dir} was not run on these problems (split {name!r}): load the task of its run.json"
-            )
-    run = replay_run(ledger, -1, model)
-    adapters, rows = list(rebuilt_rounds(ledger, run.basis, run.config.adapter, len(run.rounds))), []
-    recorded = [one.v.detach().clone() for one in adapters]
-    kl = gaussian_kl(sum(float(v.double().square().sum()) for v in recorded), sigma)
-    choices, batch = which_nats(ledger.rounds), ledger.header["identity"]["batch_size"]
-    try:
-        for draw in draws:
-            nats = kl + sum(_shake(one, v, sigma, draw) for one, v in zip(adapters, recorded, strict=True))
-            run.weights.set(sum((one.update() for one in adapters), start=LowRankUpdate()))
-            train, test = (evaluate(model, tokenizer, task, name, batch) for name in ("train", "test"))
-            rows.append((sigma, draw, len(train.ids), kl, nats, choices, train.accuracy, test.accuracy))
-    finally:
-        run.weights.set(LowRankUpdate())
-    return pd.DataFrame(rows, columns=["sigma", "draw", "n", "kl", "nats", "choices", "train", "test"])
-
-
-def _shake(adapter: TinyLoRA, v: torch.Tensor, sigma: float, draw: int) -> float:
-    """Set the adapter's numbers to v + sigma eps; returns <v, eps> / sigma, nats."""
-    eps = torch.from_numpy(philox("gibbs", 0, draw, adapter.round).standard_normal(tuple(v.shape)))  # fp64
-    adapter.v.data.copy_(v + sigma * eps)
-    return float((v.double() * eps).sum()) / sigma
-
-
 def certify(scores: pd.DataFrame, delta: float = 0.05, together: int = 1) -> pd.DataFrame:
-    """`noisy_scores` with what is promised of each draw's model: single-draw bounds, all rows together at 1 - delta.
+    """What is promised of each draw's model, of scores under noise: single-draw bounds, all rows together at 1 - delta.
 
-    Adds "gap" (train minus test), "pinsker" and "tight" (bounds on train minus true accuracy, the second by the inverse
-    of kl) and "at least" (the true accuracy that is promised). The column "choices" is paid for, that the number of
-    rounds was chosen after looking is not. together: as in `gap_table`. Raises BoostError without the column.
+    scores: a row a draw, with n (training problems), nats (of a single draw, see above), choices (`which_nats` of the
+    run), train and test. Adds "gap" (train minus test), "pinsker" and "tight" (bounds on train minus true accuracy, the
+    second by the inverse of kl) and "at least" (the true accuracy that is promised). The column "choices" is paid for,
+    that the number of rounds was chosen after looking is not. together: as in `gap_table`. Raises BoostError without
+    the column.
     """
     if "choices" not in scores:
-        raise BoostError('these scores have no column "choices": make them anew with noisy_scores, it says what to pay')
+        raise BoostError('these scores have no column "choices", which says what to pay: add which_nats of their run')
     share, rows = delta / len(scores), []
     for row in scores.to_dict("records"):
         n, error = row["n"] // together, 1 - row["train"]

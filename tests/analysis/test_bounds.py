@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from helpers import FakeTrainer, ParityTask, config
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +16,6 @@ from scipy.special import gammaln
 from scipy.stats import binom
 
 from boostlib import Ledger, boost
-from boostlib.analysis import bounds
 from boostlib.analysis.bounds import (
     binary_kl,
     certify,
@@ -25,15 +23,12 @@ from boostlib.analysis.bounds import (
     gap_table,
     gaussian_kl,
     kl_inverse,
-    noisy_scores,
     occam_nats,
     pac_bayes_nats,
     which_nats,
 )
 from boostlib.common.errors import BoostError, RunError
-from boostlib.common.stable import fingerprint_tensors
 from boostlib.experiments.methods import finetune
-from boostlib.models.subject import Subject
 from boostlib.plots.theory import plot_bounds
 from boostlib.records.rows import Training
 from boostlib.run import Run
@@ -214,72 +209,6 @@ def test_problems_drawn_together_count_once(run):
     assert two == pytest.approx(min(1, math.sqrt(math.log(2 * 2 * 6**0.5 * 2 / 0.05) / 12)))
     scores = pd.DataFrame({"n": [12], "nats": [1.0], "choices": [0.0], "train": [0.5], "test": [0.5]})
     assert certify(scores, together=2)["at least"].equals(certify(scores.assign(n=6))["at least"])
-
-
-# --- noise
-
-
-@pytest.fixture
-def shaken(run, tiny_llama, tiny_tokenizer):
-    """`shaken(run, sigma, ...)`: noisy_scores on a fresh model."""
-
-    def score(finished, sigma, model=None, task=None, **settings):
-        model = model or tiny_llama()
-        subject = Subject(model, tiny_tokenizer, task or ParityTask())
-        return noisy_scores(finished.ledger, subject, sigma, **settings)
-
-    return score
-
-
-def test_hardly_any_noise_gives_the_recorded_scores_and_the_model_ends_untrained(run, shaken, tiny_llama):
-    finished, model = run(), tiny_llama()
-    before = fingerprint_tensors(model.state_dict())
-    table = shaken(finished, 1e-7, model)
-    last = finished.rounds[-1]
-    assert table["train"].tolist() == [last.train_accuracy] * 2
-    assert table["test"].tolist() == [last.metrics["test"].accuracy] * 2
-    assert fingerprint_tensors(model.state_dict()) == before
-    assert (table["n"] == 12).all()
-
-
-def test_nats_are_the_log_density_ratio_of_the_very_numbers_evaluated(run, shaken, monkeypatch):
-    finished, seen = run(), []
-
-    def watch(adapter, v, *args, shake=bounds._shake):
-        result = shake(adapter, v, *args)
-        seen.append((v, adapter.v.detach().clone()))
-        return result
-
-    monkeypatch.setattr(bounds, "_shake", watch)
-    table = shaken(finished, 0.2, draws=(6, 7))
-    for draw, rounds in enumerate((seen[:3], seen[3:])):
-        q = sum(torch.distributions.Normal(v.double(), 0.2).log_prob(w.double()).sum() for v, w in rounds)
-        p = sum(torch.distributions.Normal(0.0, 0.2).log_prob(w.double()).sum() for _, w in rounds)
-        assert table["nats"][draw] == pytest.approx(float(q - p), rel=1e-5)
-    square = sum(float((v.double() ** 2).sum()) for v, _ in seen[:3])
-    assert table["kl"].tolist() == pytest.approx([square / 0.08] * 2)
-    assert not torch.equal(seen[0][1], seen[3][1])
-
-
-def test_noise_is_a_function_of_the_draw_and_moves_answers(run, shaken):
-    finished = run()
-    tables = [shaken(finished, 3.0, draws=draws) for draws in (range(6), range(6), range(6, 12))]
-    assert tables[0].equals(tables[1]) and not tables[0]["nats"].equals(tables[2]["nats"])
-    assert tables[0]["train"].nunique() > 1 or tables[0]["test"].nunique() > 1
-
-
-def test_another_tasks_problems_are_refused(run, shaken):
-    with pytest.raises(RunError, match="was not run on these problems .split 'train'."):
-        shaken(run(1), 0.1, task=ParityTask(train=11))
-
-
-def test_noise_too_refuses_or_pays_for_what_the_data_chose(run, shaken):
-    merged, skipped = run(2), run(2, trainer=FakeTrainer(scale=0.3, skip=(1,)))
-    assert shaken(merged, 0.1, draws=(0,))["choices"].tolist() == pytest.approx([math.log(2)])
-    assert shaken(skipped, 0.1, draws=(0,))["choices"].tolist() == pytest.approx([3 * math.log(2)])
-    greedy = run(1, strategy="greedy")
-    with pytest.raises(BoostError, match=r"plan from the data \(greedy\), which is not paid for"):
-        shaken(greedy, 0.1)
 
 
 def test_certificates_by_hand():

@@ -37,7 +37,7 @@ from boostlib.common.settings import Flag, checks
 from boostlib.common.stable import cache_dir, fingerprint_json, fingerprint_tensors
 from boostlib.models.checkpoint import encoder_class, load_whole, require_fitting, require_none_missing, used_of
 from boostlib.models.embedded import quiet_loading
-from boostlib.models.language import chosen_device, chosen_dtype, load_config, loading, model_name, weights_source
+from boostlib.models.language import chosen_device, chosen_dtype, judged_config, kind_source, loading, model_name
 from boostlib.models.sequences import Encoded, by_length, encode_chains, residue_ids, separator, to_tensors
 from boostlib.models.subject import Subject
 from boostlib.tasks.chains import AMINO_ACIDS
@@ -150,8 +150,8 @@ def load_classifier(
     """
     name, place = model_name(name), chosen_device(device)
     precision = chosen_dtype(dtype, place)
-    config = load_config(name, generates=False, trust_remote_code=trust_remote_code)
-    source = weights_source(name)
+    source = kind_source(name, generates=False)
+    config = judged_config(name, source, generates=False, trust_remote_code=trust_remote_code)
     with loading(name, generates=False):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         _check_alphabet(tokenizer, name, config)

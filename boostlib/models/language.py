@@ -58,8 +58,8 @@ def load_model(
     """
     name, place = model_name(name), chosen_device(device)
     precision = chosen_dtype(dtype, place)
-    load_config(name, trust_remote_code=trust_remote_code)
-    source = weights_source(name)
+    source = kind_source(name, generates=True)
+    judged_config(name, source, generates=True, trust_remote_code=trust_remote_code)
     with loading(name):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         with explain_oom("the size of the model or its dtype", f"{name} in {precision}"):
@@ -81,18 +81,28 @@ def load_config(name: str, generates: bool = True, trust_remote_code: bool = Fal
     Raises ModelError where `load_model` or `load_classifier` would, as far as a config tells.
     """
     name = model_name(name)
+    return judged_config(name, kind_source(name, generates), generates, trust_remote_code)
+
+
+def judged_config(name: str, source: str, generates: bool, trust_remote_code: bool) -> PretrainedConfig:
+    """`load_config`, where it is known already what `from_pretrained` is given."""
+    with loading(name, generates):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    why = refusal(config, generates)
+    if why:
+        raise ModelError(f"{name!r} {why}")
+    return config
+
+
+def kind_source(name: str, generates: bool) -> str:
+    """`weights_source`. Raises ModelError where `name` is an embedded model of the other kind."""
     if name in EMBEDDED and EMBEDDED[name].generates != generates:
         raise ModelError(
             f"{name!r} is an encoder, not a language model: use load_classifier({name!r})"
             if generates
             else f"{name!r} is a language model, not an encoder: use load_model({name!r}), or 'antiberty' here"
         )
-    with loading(name, generates):
-        config = AutoConfig.from_pretrained(weights_source(name), trust_remote_code=trust_remote_code)
-    why = refusal(config, generates)
-    if why:
-        raise ModelError(f"{name!r} {why}")
-    return config
+    return weights_source(name)
 
 
 def load_tokenizer(name: str, generates: bool = True, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

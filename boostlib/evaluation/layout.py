@@ -188,6 +188,7 @@ def _measured(model: nn.Module) -> Layout:
     model.eval()
     try:
         with only_end_tokens(model):
+            model.generation_config.eos_token_id = None
             return _first_that_agrees(model)
     finally:
         model.train(training)
@@ -204,7 +205,7 @@ def require_generates(model: nn.Module) -> None:
 
 def _first_that_agrees(model: nn.Module) -> Layout:
     tiny = torch.finfo(model.dtype).eps ** 0.5
-    first, second = _prompts(model)
+    first, second = sample_prompts(model)
     _require_left_to_right(model, first, second, tiny)
     counts = window(model.config)
     if not counts and _off(model, _shared, first, second) <= tiny:
@@ -246,7 +247,7 @@ def _require_left_to_right(model: nn.Module, first: list[int], second: list[int]
         )
 
 
-def _prompts(model: nn.Module) -> tuple[list[int], list[int]]:
+def sample_prompts(model: nn.Module) -> tuple[list[int], list[int]]:
     """Two prompts of one beginning and most different lengths, of ordinary tokens; nothing random."""
     settings = model.config.get_text_config(decoder=True).to_dict() | model.config.to_dict()
     special = {i for name, value in settings.items() if "token" in name for i in _whole(value)}
@@ -312,7 +313,7 @@ def _continued(model: nn.Module, first: list[int], second: list[int]) -> Any:
 
 def _generated(model: nn.Module, ids: Tensor, mask: Tensor, cache: Any) -> Any:
     config = GenerationConfig(
-        max_new_tokens=NEW, do_sample=False, eos_token_id=[-1], pad_token_id=0, output_logits=True,
+        max_new_tokens=NEW, do_sample=False, pad_token_id=0, output_logits=True,
         return_dict_in_generate=True,
     )  # fmt: skip
     return model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config)

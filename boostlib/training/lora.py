@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from boostlib.common.errors import BoostError
 from boostlib.update import LowRankUpdate, Weights
@@ -38,7 +39,14 @@ class LoRA:
         weights: W0, taken before. Names of the wrapped weights gain PEFT's `.base_layer` until `detach`.
         """
         self._frozen = [(p, p.requires_grad) for p in model.parameters()]
-        config = LoraConfig(r=self.rank, lora_alpha=self.rank, lora_dropout=0.0, target_modules=self.names)
+        transposed = isinstance(model.get_submodule(self.names[0]), Conv1D)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.rank,
+            lora_dropout=0.0,
+            target_modules=self.names,
+            fan_in_fan_out=transposed,  # PEFT warns of each module otherwise, and does the same
+        )
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # PEFT asks by the old name
             torch.manual_seed(self.seed)

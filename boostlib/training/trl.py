@@ -3,11 +3,18 @@
 What is ours, and leaves the loss and its gradient the same:
 - rollouts run on folded weights, so that sampling costs what the plain model costs, and read a shared prefix once;
 - completions of groups without advantage (all right or all wrong) get no forward or backward pass: their terms are 0;
-- equal completions of one prompt are run once, and the tokens that all prompts begin with are run once a step.
+- equal completions of one prompt are run once, and the tokens that all prompts begin with are run once a step, where
+  the model allows that (evaluation/layout.py); the rows of other models are run whole, all padding on their right.
 
-What TRL would do otherwise and is undone: its trainer wraps `model.forward` for good; we put the plain one back. It
-takes log-probabilities in train mode; here it is eval mode, since dropout would make them noise. (Gradient
-checkpointing needs train mode: with it, a model that has dropout is refused.)
+What TRL would do otherwise and is undone:
+- its trainer wraps `model.forward` for good; we put the plain one back;
+- it takes log-probabilities in train mode; here it is eval mode, since dropout would make them noise (gradient
+  checkpointing needs train mode: with it, a model that has dropout is refused);
+- it adds the load-balancing loss of a mixture of experts, whose routers do not train here;
+- it computes logits from the last hidden states by itself, by the settings that it knows: where a model's own logits
+  are others (a soft cap under another name, a head of several layers), its own are used;
+- it leaves positions to the model, which counts a row's padding in where it has learned ones: these get rows without
+  padding on the left.
 Trains whatever requires a gradient: the attached adapter or LoRA, or, without one, all weights (full fine-tuning).
 """
 
@@ -28,12 +35,14 @@ from trl import GRPOConfig, GRPOTrainer
 from boostlib.adapter import TinyLoRA
 from boostlib.common import world
 from boostlib.common.errors import TrainingError, explain_oom
-from boostlib.evaluation.generate import flat_linears, generate, shared_prefix
+from boostlib.evaluation.generate import flat_linears, generate
+from boostlib.evaluation.layout import layout
 from boostlib.evaluation.vllm import complete, engine
 from boostlib.models.language import weights_source
 from boostlib.models.subject import Subject
 from boostlib.records.rows import Training
 from boostlib.tasks.base import Example, TextTask
+from boostlib.training.logps import completion_logps, trusted
 from boostlib.training.lora import LoRA
 from boostlib.training.watch import Watch
 
@@ -72,6 +81,7 @@ class Pass:
             explain_oom("micro_batch or prompts of GRPO", f"{settings.micro_batch} and {prompts}"),
             flat_linears(model),
             _source_for_reference(model, settings.beta),
+            _no_router_logits(model),
         ):
             warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # renamed in transformers
             warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)  # renamed in torch
@@ -124,6 +134,7 @@ class Pass:
             temperature=settings.temperature,
             beta=settings.beta,
             loss_type="dapo",
+            router_aux_loss_coef=0.0,
             gradient_checkpointing=settings.gradient_checkpointing,
             bf16=False,  # the model keeps its own dtype and v stays fp32: no autocast
             use_vllm=False,  # TRL would make an engine of its own, every round: ours is given to the trainer instead
@@ -174,6 +185,11 @@ class FoldingTrainer(GRPOTrainer):
     subject: Subject | Any = None  # set at once
     engine: Any = None  # vLLM's, where it samples: TRL's use_vllm then runs all rows forward once, to correct for it
 
+    def __init__(self, model: nn.Module, *arguments, **settings):
+        layout(model)  # refuses a model that writes no text, before TRL wraps this one
+        super().__init__(model, *arguments, **settings)
+        trusted(model, self.temperature)
+
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         with self.adapter.folded() if self.adapter else nullcontext():
             if self.engine:
@@ -215,49 +231,27 @@ class FoldingTrainer(GRPOTrainer):
         row, and at least one, since gradients are averaged in the backward pass."""
         return alive if world.size() == 1 else max(1, world.largest(alive))
 
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
-        plain = kwargs.get("batch_size") or kwargs.get("compute_aux_loss") or self.args.gradient_checkpointing
-        if plain or any(kwargs.get(key) is not None for key in ("pixel_values", "token_type_ids")):
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
-        training = model.training
-        model.eval()  # no dropout; TRL itself looks at the mode to tell training from evaluation
-        logps, entropies = completion_logps(model, input_ids, attention_mask, logits_to_keep)
-        model.train(training)
-        return logps, entropies if kwargs.get("compute_entropy") else None, None
-
-
-def completion_logps(model: nn.Module, ids: Tensor, mask: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies of the last `keep` tokens of every row, (B, keep) each, differentiable.
-
-    ids, mask: (B, L), prompts padded on the left, completions on the right, as TRL lays them out. `model` carries TRL's
-    fused head. Equal rows are run once; tokens that all rows begin with are run once for the whole batch.
-    """
-    both, inverse = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
-    ids, mask = both.chunk(2, dim=1)
-    start = mask.argmax(dim=1)  # (U,) first real token
-    prompts = [row[m.bool()].tolist() for row, m in zip(ids[:, :-keep], mask[:, :-keep], strict=True)]
-    length = len(shared_prefix(prompts))
-    column = torch.arange(ids.shape[1] - length, device=ids.device)
-    keep_column = column + length * (column >= start[:, None])  # (U, L - P): left padding stays, the prefix goes
-    rest, rest_mask = ids.gather(1, keep_column), mask.gather(1, keep_column)
-    cache = None
-    if length:
-        prefix = ids[0, start[0] : start[0] + length][None]  # (1, P)
-        cache = model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
-        cache.batch_repeat_interleave(len(ids))
-    labels = rest.masked_fill(rest_mask == 0, -100)
-    labels[:, :-keep] = -100
-    out = model(
-        input_ids=rest,
-        attention_mask=torch.cat([rest_mask.new_ones(len(ids), length), rest_mask], dim=1),
-        position_ids=length + (rest_mask.cumsum(-1) - 1).clamp_min(0),
-        past_key_values=cache,
-        labels=labels,
-        fused_lm_head=True,
-    )
-    return out.log_probs[:, -keep:][inverse], out.entropy[:, -keep:][inverse]
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **kwargs
+    ):
+        trust = trusted(self.accelerator.unwrap_model(model), self.temperature)
+        training, checkpoints = model.training, self.args.gradient_checkpointing and torch.is_grad_enabled()
+        if not checkpoints:
+            model.eval()  # no dropout; TRL itself looks at the mode to tell training from evaluation
+        try:
+            if trust.rows and (batch_size or checkpoints):
+                return super()._get_per_token_logps_and_entropies(
+                    model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
+                )
+            own = None if trust.head else self.temperature
+            parts = [
+                completion_logps(model, *part, logits_to_keep, own)
+                for part in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True)
+            ]
+        finally:
+            model.train(training)
+        logps, entropies = (torch.cat(side) for side in zip(*parts, strict=True))
+        return logps, entropies if compute_entropy else None, None
 
 
 class Recorder(TrainerCallback):
@@ -306,6 +300,20 @@ def _source_for_reference(model: nn.Module, beta: float) -> Iterator[None]:
         yield
     finally:
         model.config._name_or_path = name
+
+
+@contextmanager
+def _no_router_logits(model: nn.Module) -> Iterator[None]:
+    """Inside, a mixture of experts does not hand out its routers' logits, which TRL would make a loss of."""
+    config = model.config.get_text_config()
+    asked = getattr(config, "output_router_logits", None)
+    if asked:
+        config.output_router_logits = False
+    try:
+        yield
+    finally:
+        if asked:
+            config.output_router_logits = asked
 
 
 def _restore_forward(model: nn.Module, own_forward) -> None:

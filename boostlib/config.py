@@ -177,6 +177,11 @@ def check_identity(ledger: Ledger, identity: dict[str, Any]) -> None:
     differences = _differences(recorded, identity)
     if len(differences) == 1 and differences[0].startswith("model.fingerprint"):
         differences[0] += " (was this model boosted already? load it again)"
+    if any(one.startswith("trainer.sampler was None") for one in differences):
+        raise RunError(
+            f"{ledger.dir} was begun with another sampler, torch's own, which depended on the batch: it stays as it is "
+            "recorded and can be replayed, but not continued. Start anew in another run_dir"
+        )
     if differences:
         raise RunError(
             f"{ledger.dir} holds a run with another identity: {'; '.join(differences)}. "

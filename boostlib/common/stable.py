@@ -8,7 +8,7 @@ between devices, so neither is used.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,23 @@ def philox(*parts: int | str) -> np.random.Generator:
 
 
 def normals(keys: Iterable[Sequence[int | str]], shape: tuple[int, ...]) -> np.ndarray:
-    """(keys, *shape) fp64: row i is `philox(*keys[i]).standard_normal(shape)`, at a fifth of the time.
+    """(keys, *shape) fp64: row i is `philox(*keys[i]).standard_normal(shape)`, at a fifth of the time."""
+    return np.stack([generator.standard_normal(shape) for generator in _each(keys)])
 
-    One generator is set back for each key, since making it costs more than what it draws.
-    """
+
+def uniforms(keys: Iterable[Sequence[int | str]], count: int) -> np.ndarray:
+    """(keys, count) fp64 in [0, 1): row i is `philox(*keys[i]).random(count)`."""
+    return np.stack([generator.random(count) for generator in _each(keys)])
+
+
+def _each(keys: Iterable[Sequence[int | str]]) -> Iterator[np.random.Generator]:
+    """`philox(*key)` for one key after the other: one generator set back, since making it costs more than a draw."""
     bits = np.random.Philox(key=0)
-    fresh, generator, rows = bits.state, np.random.Generator(bits), []
+    fresh, generator = bits.state, np.random.Generator(bits)
     for key in keys:
         fresh["state"]["key"] = np.frombuffer(_blake(*key).digest()[:16], dtype="<u8").astype(np.uint64)
         bits.state = fresh
-        rows.append(generator.standard_normal(shape))
-    return np.stack(rows)
+        yield generator
 
 
 def fingerprint_tensors(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:

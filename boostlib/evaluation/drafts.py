@@ -3,9 +3,10 @@
     y stands  <=>  argmax_w logits(w | x, y_1..k-1) = y_k, k = 1..n        then greedy decoding would write y again
 
 One forward pass over a prompt x and its last completion y says all n conditions at once, where decoding takes n passes.
-A tiny adapter changes few answers a round, so most completions stand; those that do not are decoded from the start.
-This is speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) with the last round's completion as the draft,
-taken whole or not at all: nothing is sampled or estimated, every example is decided in every round.
+A tiny adapter changes few answers a round, so most completions stand. Of the others the first k - 1 tokens do, and the
+pass has said the k-th too: decoding goes on from there. This is speculative decoding (Leviathan et al. 2023, arXiv
+2211.17192) with the last round's completion as the draft: nothing is sampled or estimated, every example is decided in
+every round.
 
 What this does not cover: a pass over many tokens rounds otherwise than a pass over one, so where two tokens' logits
 agree to the last bits the answer may be the other one, as it may with another batch size; in bf16 such ties are more
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from boostlib.common import world
 from boostlib.evaluation.decode import Decode
-from boostlib.evaluation.generate import pad_token, reading
+from boostlib.evaluation.generate import end_tokens, generate, pad_token, reading
 from boostlib.evaluation.layout import cache_for, layout, positions
 from boostlib.models.subject import Subject
 
@@ -38,23 +39,30 @@ class Drafts(Decode):
     known: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
     checked: int = 0  # completions that were checked
     kept: int = 0  # of these, how many stand
-    tokens: int = 0  # tokens decoded for the others and for prompts not known yet
+    tokens: int = 0  # tokens decoded for the rest of the others, and for prompts not known yet
 
     def complete(self, subject: Subject, prompt_ids: Sequence[list[int]], on_batch) -> list[list[int]]:
         """What `Decode.complete` gives, prompt by prompt; the drafts save work and are brought up to date."""
-        found = [self.known.get(tuple(prompt)) for prompt in prompt_ids]
+        task, found = subject.task, [self.known.get(tuple(prompt), []) for prompt in prompt_ids]
         known = [i for i, draft in enumerate(found) if draft]
-        stands = _standing(subject, [prompt_ids[i] for i in known], [found[i] for i in known], self.batch_size)
-        kept = {i for i, fine in zip(known, stands, strict=True) if fine}
-        on_batch(len(kept))
-        rest = [i for i in range(len(prompt_ids)) if i not in kept]
-        again = super().complete(subject, [prompt_ids[i] for i in rest], on_batch)
-        completions = [draft or [] for draft in found]
+        kept = _standing(subject, [prompt_ids[i] for i in known], [found[i] for i in known], self.batch_size)
+        ends, begun = end_tokens(subject.model, subject.tokenizer), dict(zip(known, kept, strict=True))
+        full = task.max_new_tokens
+        over = {i for i in known if begun[i] == found[i] or len(begun[i]) == full or begun[i][-1] in ends}
+        on_batch(len(over))
+        rest = [i for i in range(len(prompt_ids)) if i not in over]
+        again = generate(
+            subject.model, subject.tokenizer, [prompt_ids[i] for i in rest], full,
+            batch_size=self.batch_size, on_batch=on_batch, stop=task.stop, begun=[begun.get(i, []) for i in rest],
+        )  # fmt: skip
+        completions = [begun.get(i, []) for i in range(len(prompt_ids))]
         for i, ids in zip(rest, again, strict=True):
             completions[i] = ids
+        for i, ids in enumerate(completions):
             self.known[tuple(prompt_ids[i])] = ids
-        self.checked, self.kept = self.checked + len(known), self.kept + len(kept)
-        self.tokens += sum(map(len, again))
+        self.checked += len(known)
+        self.kept += sum(completions[i] == found[i] for i in known)
+        self.tokens += sum(len(ids) - len(begun.get(i, [])) for i, ids in zip(rest, again, strict=True))
         return completions
 
     def entry(self) -> dict[str, dict[str, int]]:
@@ -65,9 +73,9 @@ class Drafts(Decode):
 
 
 @torch.no_grad()
-def _standing(subject: Subject, prompts: list[list[int]], drafts: list[list[int]], batch_size: int) -> list[bool]:
-    """(n,) whether greedy decoding would write each draft again."""
-    model, pad, found = subject.model, pad_token(subject.tokenizer), [False] * len(prompts)
+def _standing(subject: Subject, prompts: list[list[int]], drafts: list[list[int]], batch_size: int) -> list[list[int]]:
+    """What greedy decoding would write again of each draft, and the token that it would write next instead."""
+    model, pad, found = subject.model, pad_token(subject.tokenizer), [[] for _ in prompts]
     with reading(model, prompts, "batch_size (prompts checked together)", batch_size) as (prefix, cache):
         shares = not prompts or layout(model).shares
         places = [
@@ -77,11 +85,12 @@ def _standing(subject: Subject, prompts: list[list[int]], drafts: list[list[int]
         for rows in _batches(prompts, places, batch_size):
             mine = [prompts[i][len(prefix) :] for i in rows], [drafts[i] for i in rows]
             if shares:
-                stands = _check(model, *_padded(*mine, len(prefix), pad, model.device), cache).tolist()
+                said = _said(model, *_padded(*mine, len(prefix), pad, model.device), cache)
             else:
-                stands = _check_whole(model, *mine, pad)
-            for i, stand in zip(rows, stands, strict=True):
-                found[i] = stand
+                said = _said_whole(model, *mine, pad)
+            for i, choice in zip(rows, said, strict=True):
+                wrong = next((k for k, token in enumerate(drafts[i]) if choice[k] != token), len(drafts[i]))
+                found[i] = [*drafts[i][:wrong], *choice[wrong : wrong + 1]] if wrong < len(drafts[i]) else drafts[i]
     return found
 
 
@@ -94,30 +103,28 @@ def _batches(prompts: list[list[int]], places: list[int], batch_size: int) -> It
         yield rows
 
 
-def _check_whole(model: nn.Module, prompts: list[list[int]], drafts: list[list[int]], pad: int) -> list[bool]:
-    """As `_check`, for models that read every row whole: all padding is on the right, where nothing sees it."""
+def _said_whole(model: nn.Module, prompts: list[list[int]], drafts: list[list[int]], pad: int) -> list[list[int]]:
+    """As `_said`, for models that read every row whole: all padding is on the right, where nothing sees it."""
     rows = [prompt + draft for prompt, draft in zip(prompts, drafts, strict=True)]
     width = max(map(len, rows))
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=model.device)  # (B, L)
     choice = model(input_ids=ids, use_cache=False).logits.argmax(dim=-1).tolist()
-    return [said[len(p) - 1 : len(p) - 1 + len(d)] == d for said, p, d in zip(choice, prompts, drafts, strict=True)]
+    return [said[len(prompt) - 1 :] for said, prompt in zip(choice, prompts, strict=True)]
 
 
-def _padded(rest, drafts, shared: int, pad: int, device) -> tuple[Tensor, Tensor, Tensor]:
-    """(ids (B, L), mask (B, shared + L), real (B, K)): prompts end, and drafts of at most K tokens begin, in one
-    column."""
+def _padded(rest, drafts, shared: int, pad: int, device) -> tuple[Tensor, Tensor, int]:
+    """(ids (B, L), mask (B, shared + L), K): prompts end, and drafts of at most K tokens begin, in one column."""
     width, keep = max(map(len, rest)), max(map(len, drafts))
     ids = [[pad] * (width - len(r)) + r + d + [pad] * (keep - len(d)) for r, d in zip(rest, drafts, strict=True)]
     mask = [
         [0] * (width - len(r)) + [1] * len(r + d) + [0] * (keep - len(d)) for r, d in zip(rest, drafts, strict=True)
     ]
     mask = torch.tensor(mask, device=device)
-    return torch.tensor(ids, device=device), torch.cat([mask.new_ones(len(ids), shared), mask], 1), mask[:, -keep:]
+    return torch.tensor(ids, device=device), torch.cat([mask.new_ones(len(ids), shared), mask], 1), keep
 
 
-def _check(model: nn.Module, ids: Tensor, mask: Tensor, real: Tensor, cache: Any) -> Tensor:
-    """(B,) bool: the model's first choice is the draft's token at every one of its places."""
-    keep = real.shape[1]
+def _said(model: nn.Module, ids: Tensor, mask: Tensor, keep: int, cache: Any) -> list[list[int]]:
+    """The model's first choice at each of the drafts' places, `keep` a row: what follows the place before."""
     out = model(
         input_ids=ids,
         attention_mask=mask,
@@ -125,5 +132,4 @@ def _check(model: nn.Module, ids: Tensor, mask: Tensor, real: Tensor, cache: Any
         past_key_values=cache_for(cache, len(ids)),
         logits_to_keep=keep + 1,
     )
-    choice = out.logits[:, :-1].argmax(dim=-1)  # (B, K): what follows each place before the last
-    return ((choice == ids[:, -keep:]) | (real == 0)).all(dim=1)
+    return out.logits[:, :-1].argmax(dim=-1).tolist()

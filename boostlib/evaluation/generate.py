@@ -4,7 +4,7 @@ Decoding is transformers' own `generate`. What is ours is the work around it, as
 - tokens that all prompts begin with (few-shot examples, a system message) are run once and their cache is shared;
 - a prompt sampled several times is read once;
 - batches hold prompts of similar length, so little is spent on padding, or of one length where there may be none;
-- greedy rows that are done leave their batch (sampled ones stay: a batch's random numbers are drawn together);
+- rows that are done leave their batch, and keys and values grow in place (loop.py);
 - frozen bf16 linears on a CPU get 2-D input, which avoids a weight copy per call (2-7x, measured on torch 2.13).
 
 A task may name the end of a completion as a regular expression, `stop`, such as the end of the first code block. Rows
@@ -13,18 +13,18 @@ the scorer would not read is neither paid for nor trained on.
 """
 
 import contextlib
-import copy
 import itertools
 import os
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationConfig, StoppingCriteria
+from transformers import GenerationConfig
 
 from boostlib.common.errors import DataError, explain_oom
 from boostlib.common.settings import AtLeastZero, Count, checks
@@ -37,10 +37,10 @@ from boostlib.evaluation.layout import (
     read,
     require_room,
 )
+from boostlib.evaluation.loop import loop
+from boostlib.evaluation.sample import Draws, Pick, most_likely
 
 SHARED = 4  # a shared prefix shorter than this is not worth a separate pass
-LEAVE = 16  # tokens between two looks at which rows may leave
-EVERY = 4  # steps between two looks at the texts: decoding them at each would cost more than it saves
 
 
 def encode(tokenizer, prompts: Sequence[str | list[dict]]) -> list[list[int]]:
@@ -69,33 +69,43 @@ def generate(
     on_batch: Callable[[int], None] | None = None,
     stop_at_end: bool = True,
     stop: str | None = None,
+    draws: Draws | None = None,
+    begun: Sequence[list[int]] | None = None,
     oom_setting: str = "batch_size (prompts decoded together)",
 ) -> list[list[int]]:
     """`samples` completions per prompt, prompt by prompt, as token ids up to and with the end token.
 
-    temperature 0 decodes greedily; otherwise samples from the untruncated softmax with torch's global generator.
+    temperature 0 decodes greedily; otherwise samples from the untruncated softmax with the numbers of `draws` (None:
+    always the same), whose completions are numbered as they are returned: so whatever the batch size (sample.py).
     batch_size counts prompts. on_batch is told how many prompts have just been finished. stop_at_end=False goes on to
     max_new_tokens whatever is produced (for timing). stop: a regular expression; a completion ends where it
     first matches.
+
+    begun: what stands of each prompt's greedy completion already, and is gone on from.
 
     Raises ModelError for a model that writes no text from left to right, DataError for a prompt that leaves no room.
     """
     require_room(model, prompt_ids, max_new_tokens)
     config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=temperature > 0,
-        **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
-        repetition_penalty=1.0,
+        do_sample=False,  # the loop takes the token
         pad_token_id=pad_token(tokenizer),
         eos_token_id=(end_tokens(model, tokenizer) if stop_at_end else []) or [-1],
         return_dict_in_generate=True,
     )
+    begun = begun or [[]] * len(prompt_ids)
+    texts = [[*prompt, *start] for prompt, start in zip(prompt_ids, begun, strict=True)]
     completions: list[list[list[int]]] = [[] for _ in prompt_ids]
-    with only_end_tokens(model), reading(model, prompt_ids, oom_setting, batch_size) as (prefix, cache):
+    with only_end_tokens(model), reading(model, texts, oom_setting, batch_size) as (prefix, cache):
         allowed = layout(model)
-        for rows in batches(prompt_ids, batch_size, allowed.pads):
-            batch = _Batch([prompt_ids[i] for i in rows], prefix, cache, samples, allowed)
-            for i, ids in zip(rows, _decode(model, tokenizer, batch, config, stop), strict=True):
+        for rows in batches(texts, batch_size, allowed.pads):
+            batch = _Batch([texts[i] for i in rows], prefix, cache, samples, allowed)
+            starts = [begun[i] for i in rows for _ in range(samples)]
+            ending = _Ending(tokenizer, config.eos_token_id, stop, max_new_tokens, starts)
+            pick = most_likely
+            if temperature > 0:
+                numbers = [i * samples + k for i in rows for k in range(samples)]
+                pick = (draws or Draws()).of(numbers, max_new_tokens, temperature)
+            for i, ids in zip(rows, _decode(model, batch, config, pick, ending), strict=True):
                 completions[i] = ids
             if on_batch:
                 on_batch(len(rows))
@@ -171,7 +181,7 @@ class _Batch(NamedTuple):
     allowed: Layout
 
 
-def _decode(model, tokenizer, batch: _Batch, config, stop: str | None) -> list[list[list[int]]]:
+def _decode(model, batch: _Batch, config, pick: Pick, ending: "_Ending") -> list[list[list[int]]]:
     """Completions of one batch: per prompt, `samples` lists of ids."""
     prompts, prefix, cache, samples, allowed = batch
     rest = [prompt[len(prefix) :] for prompt in prompts]
@@ -187,43 +197,44 @@ def _decode(model, tokenizer, batch: _Batch, config, stop: str | None) -> list[l
         ids, mask = ids[again], mask[again]
         if cache is not None:
             choose_rows(cache, again)
-    stay = config.do_sample or not allowed.continues
-    done = _completed(model, tokenizer, ids, mask, cache, config, stop, stay)
+    config.max_new_tokens = ending.most_left()
+    decode = partial(loop, pick=pick, finished=ending.finished, may_leave=allowed.continues)
+    new = model.generate(
+        input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config, custom_generate=decode
+    )
+    done = [ending.cut(row, ids) for row, ids in enumerate(new)]
     return [done[i * samples : (i + 1) * samples] for i in range(len(prompts))]
 
 
-def _completed(model, tokenizer, ids: Tensor, mask: Tensor, cache, config, stop, stay: bool) -> list[list[int]]:
-    """The new ids of every row of `ids` (B, L). stay: no row leaves before all are done."""
-    start, left, config = ids.shape[1], config.max_new_tokens, copy.copy(config)
-    ends, rows = torch.tensor(config.eos_token_id, device=ids.device), list(range(len(ids)))
-    found: dict[int, list[int]] = {}
-    while rows:
-        config.max_new_tokens = left if stay else min(LEAVE, left)
-        looks = StopAt(tokenizer, stop, start) if stop else None
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            generation_config=config,
-            stopping_criteria=[looks] if looks else None,
-        )
-        left -= config.max_new_tokens
-        ids, grown = out.sequences, out.sequences.shape[1] - mask.shape[1]
-        cache = None if stay else out.past_key_values
-        done = torch.isin(ids[:, start:], ends).any(dim=1) | (looks.done if looks else False) | (left == 0)  # (B,)
-        found |= {rows[i]: _cut(ids[i, start:], ends) for i in done.nonzero().flatten().tolist()}
-        rows, alive = [row for row, ended in zip(rows, done.tolist(), strict=True) if not ended], ~done
-        ids, mask = ids[alive], torch.cat([mask[alive], mask.new_ones(len(rows), grown)], dim=1)
-        if rows and cache is not None:
-            choose_rows(cache, alive.nonzero().flatten())
-    completions = [found[row] for row in range(len(found))]
-    return [cut_at(row, tokenizer, stop) for row in completions] if stop else completions
+class _Ending(NamedTuple):
+    """Where the completions of a batch end. begun: the first tokens of each of its rows."""
 
+    tokenizer: Any
+    ends: list[int]
+    stop: str | None
+    most: int
+    begun: list[list[int]]
 
-def _cut(ids: Tensor, ends: Tensor) -> list[int]:
-    """Ids up to and with the first end token."""
-    stop = torch.isin(ids, ends).nonzero()
-    return ids[: int(stop[0]) + 1].tolist() if len(stop) else ids.tolist()
+    def most_left(self) -> int:
+        """Tokens that the row with the shortest beginning may still get."""
+        return self.most - min(map(len, self.begun))
+
+    def finished(self, new: Tensor, rows: Tensor) -> Tensor:
+        """(R,) bool, for the new ids (R, n) of the rows left, (R,)."""
+        begun = [self.begun[row] for row in rows.tolist()]
+        full = torch.tensor([len(one) + new.shape[1] >= self.most for one in begun], device=new.device)
+        done = full | torch.isin(new, torch.tensor(self.ends, device=new.device)).any(dim=1)
+        if self.stop:
+            left = (~done).nonzero().flatten().tolist()
+            texts = self.tokenizer.batch_decode([begun[i] + new[i].tolist() for i in left], skip_special_tokens=True)
+            done[left] = torch.tensor([bool(re.search(self.stop, text)) for text in texts], device=new.device)
+        return done
+
+    def cut(self, row: int, new: list[int]) -> list[int]:
+        """The whole completion of a row: up to and with its first end token, or where `stop` first matches."""
+        ids = (self.begun[row] + new)[: self.most]
+        ids = ids[: next((i + 1 for i, token in enumerate(ids) if token in self.ends), len(ids))]
+        return cut_at(ids, self.tokenizer, self.stop) if self.stop else ids
 
 
 def end_tokens(model: nn.Module, tokenizer) -> list[int]:
@@ -236,25 +247,6 @@ def end_tokens(model: nn.Module, tokenizer) -> list[int]:
 def pad_token(tokenizer) -> int:
     """What stands where nothing is read: any token will do, since it is masked."""
     return next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
-
-
-class StopAt(StoppingCriteria):
-    """Marks the rows of a batch whose new text, from token `start` on, matches `pattern`."""
-
-    def __init__(self, tokenizer, pattern: str, start: int):
-        self.tokenizer, self.pattern, self.start = tokenizer, re.compile(pattern), start
-        self.done: Tensor | None = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_) -> Tensor:
-        """input_ids: (B, L) -> (B,) bool, True for rows that are done."""
-        new = input_ids[:, self.start :]
-        if self.done is None:
-            self.done = torch.zeros(len(new), dtype=torch.bool, device=new.device)
-        if new.shape[1] % EVERY == 0:
-            alive = (~self.done).nonzero().flatten()
-            texts = self.tokenizer.batch_decode(new[alive], skip_special_tokens=True)
-            self.done[alive] = torch.tensor([bool(self.pattern.search(t)) for t in texts], device=new.device)
-        return self.done
 
 
 def cut_at(ids: Sequence[int], tokenizer, pattern: str) -> list[int]:

@@ -8,11 +8,11 @@ Unbiased for every k <= n, unlike 1 - (1 - c/n)^k. pass@1 of greedy decoding is 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 from boostlib.common.errors import BoostError
 from boostlib.evaluation.generate import encode, generate
+from boostlib.evaluation.sample import Draws
 from boostlib.models.subject import Subject
 from boostlib.tasks.base import Example
 
@@ -34,16 +34,9 @@ def pass_at_k(correct: np.ndarray, k: int) -> float:
 def sample_correct(
     subject: Subject, examples: Sequence[Example], samples: int = 10, temperature: float = 0.8, seed: int = 0
 ) -> np.ndarray:
-    """Which of `samples` completions of each problem are right: (problems, samples) bool.
-
-    Leaves torch's generators as they were.
-    """
+    """Which of `samples` completions of each problem are right: (problems, samples) bool."""
     tokenizer, task = subject.tokenizer, subject.task
-    with (
-        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
-        tqdm(total=len(examples), desc="sample", unit="ex", leave=False) as bar,
-    ):
-        torch.manual_seed(seed)
+    with tqdm(total=len(examples), desc="sample", unit="ex", leave=False) as bar:
         ids = generate(
             subject.model,
             tokenizer,
@@ -54,6 +47,7 @@ def sample_correct(
             batch_size=PROBLEMS,
             on_batch=bar.update,
             stop=task.stop,
+            draws=Draws(("pass@k", seed)),
         )
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     scores = task.score_many(texts, [example for example in examples for _ in range(samples)])

@@ -15,6 +15,7 @@ from typing import Any
 from boostlib.adapter import TinyLoRA
 from boostlib.common.errors import BoostError
 from boostlib.common.settings import AtLeastZero, Count, Flag, Positive, checked
+from boostlib.evaluation.sample import SAMPLER
 from boostlib.evaluation.vllm import VLLM, require_vllm
 from boostlib.models.subject import Subject
 from boostlib.records.rows import Training
@@ -57,7 +58,8 @@ class GRPO:
 
     def settings(self) -> dict[str, Any]:
         """What identifies this trainer in a run."""
-        return {"kind": "grpo", **{name: value for name, value in asdict(self).items() if name != "vllm"}}
+        settings = {name: value for name, value in asdict(self).items() if name != "vllm"}
+        return {"kind": "grpo", **settings, **({} if self.use_vllm else {"sampler": SAMPLER})}
 
     def num_steps(self, failures: int) -> int:
         """Optimizer steps of a round with that many failures."""

@@ -37,6 +37,7 @@ from boostlib.common import world
 from boostlib.common.errors import TrainingError, explain_oom
 from boostlib.evaluation.generate import flat_linears, generate
 from boostlib.evaluation.layout import layout
+from boostlib.evaluation.sample import Draws
 from boostlib.evaluation.vllm import complete, engine
 from boostlib.models.language import weights_source
 from boostlib.models.subject import Subject
@@ -101,9 +102,7 @@ class Pass:
             try:
                 with world.explain_loss():
                     trainer.train()
-            except RuntimeError as error:  # torch.multinomial, on folded weights that overflowed
-                if "probability tensor contains" not in str(error):
-                    raise
+            except FloatingPointError as error:  # folded weights that overflowed
                 raise TrainingError(f"NaN in rollouts: lower learning_rate, now {settings.learning_rate}") from error
             finally:
                 _restore_forward(model, own_forward)
@@ -201,6 +200,7 @@ class FoldingTrainer(GRPOTrainer):
 
     def _sample(self, prompt_ids, num_generations) -> list[list[int]]:
         blocks = [prompt_ids[i : i + num_generations] for i in range(0, len(prompt_ids), num_generations)]
+        first = self.accelerator.process_index * len(prompt_ids)  # processes hold consecutive parts of a step
         whole = all(len(b) == num_generations and all(p == b[0] for p in b) for b in blocks)
         return generate(
             self.accelerator.unwrap_model(self.model),
@@ -211,6 +211,7 @@ class FoldingTrainer(GRPOTrainer):
             samples=num_generations if whole else 1,
             batch_size=max(1, self.rollout_batch // num_generations) if whole else self.rollout_batch,
             stop=self.subject.task.stop,
+            draws=Draws(("rollout", self.args.seed, num_generations, self.state.global_step), first),
             oom_setting="rollout_batch of GRPO (completions sampled together)",
         )
 

@@ -1,14 +1,15 @@
 """Shared prefixes, batches and repeated samples save work and change no token."""
 
 import functools
-import sys
 
 import pytest
 import torch
 from transformers import GenerationConfig
 
 from boostlib.common.errors import DataError
+from boostlib.evaluation import loop
 from boostlib.evaluation.generate import cut_at, encode, flat_linears, generate, shared_prefix
+from boostlib.evaluation.sample import Draws
 
 PREFIX = [5, 9, 44, 17, 80, 33]
 RAGGED = [[7], [60, 3, 91, 12], [8, 8], [7, 30, 55, 90, 120, 200, 31], [99, 4, 4]]
@@ -69,14 +70,39 @@ def test_sampling_is_seeded_and_follows_the_softmax(tiny_llama, tiny_tokenizer):
         p = (model(input_ids=torch.tensor([prompt])).logits[0, -1] / 2).softmax(-1)
 
     def draw(seed):
-        torch.manual_seed(seed)
-        return generate(model, tiny_tokenizer, [prompt, [9, 9]], 1, temperature=2.0, samples=3000)
+        draws = Draws(("test", seed))
+        return generate(model, tiny_tokenizer, [prompt, [9, 9]], 1, temperature=2.0, samples=3000, draws=draws)
 
     first, other = draw(0), draw(1)
     assert first == draw(0) != other
     counts = torch.bincount(torch.tensor([ids[0] for ids in first[:3000]]), minlength=len(p))
     assert (counts / 3000 - p).abs().max() < 5 * float((p.max() * (1 - p.max()) / 3000).sqrt()) + 1e-3
     assert len(counts.nonzero()) > 100  # no top-k, no top-p
+
+
+@pytest.mark.parametrize("prompts", ["shared", "apart"])
+def test_samples_do_not_depend_on_the_batch(tiny_llama, tiny_tokenizer, monkeypatch, prompts):
+    """Batches of 1, 7 and 64, another order, a part of them, rows leaving or not: the same tokens in fp64."""
+    model = tiny_llama().double()
+    for parameter in model.parameters():
+        parameter.data.mul_(3)
+    ids = [[*(PREFIX if prompts == "shared" else [k]), *range(9, 9 + 1 + k % 5)] for k in range(20)]
+    ends = [one[0] for one in generate(model, tiny_tokenizer, ids, 1, temperature=1.0)][:2]
+    model.generation_config.eos_token_id = [*ends, 1]
+
+    def draw(some=ids, first=0, size=64, samples=3):
+        draws = Draws(("test",), first)
+        return generate(model, tiny_tokenizer, some, 24, 1.0, samples, size, stop=r"a.*e", draws=draws)
+
+    whole = draw()
+    assert len({len(one) for one in whole}) > 3  # they end at different places
+    assert draw(size=1) == draw(size=7) == whole
+    assert draw(ids[12:], first=12 * 3) == whole[12 * 3 :]
+    assert draw([one for one in ids for _ in range(3)], samples=1) == whole
+    monkeypatch.setattr(loop, "LEAVERS", 0)  # none leaves
+    assert draw() == whole
+    monkeypatch.setattr(loop, "LEAVERS", 10**6)  # every one leaves at the next look
+    assert draw() == whole
 
 
 def test_samples_of_a_prompt_stand_together(lively, tiny_tokenizer):
@@ -179,7 +205,6 @@ def test_shared_prefix(sequences, shared):
 @pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS.keys())
 @pytest.mark.parametrize("stop", [None, "[a-e]"])
 def test_rows_that_are_done_leave_the_batch_and_the_others_go_on(lively, tiny_tokenizer, prompts, stop, monkeypatch):
-    monkeypatch.setattr(sys.modules["boostlib.evaluation.generate"], "LEAVE", 4)
     model, sizes = lively(), []
     free = [plainly(model, tiny_tokenizer, prompt, 15) for prompt in prompts]
     model.generation_config.eos_token_id = ends = [free[0][2], 1]

@@ -2,9 +2,9 @@
 
 Decoding is transformers' own `generate`. What is ours is the work around it, as far as the model allows (layout.py):
 - tokens that all prompts begin with (few-shot examples, a system message) are run once and their cache is shared;
-- a prompt sampled several times is read once;
+- samples of a prompt are decoded once as long as they are the same;
 - batches hold prompts of similar length, so little is spent on padding, or of one length where there may be none;
-- rows that are done leave their batch, and keys and values grow in place (loop.py);
+- what is done leaves its batch, and keys and values grow in place (loop.py);
 - frozen bf16 linears on a CPU get 2-D input, which avoids a weight copy per call (2-7x, measured on torch 2.13).
 
 A task may name the end of a completion as a regular expression, `stop`, such as the end of the first code block. Rows
@@ -31,7 +31,6 @@ from boostlib.common.settings import AtLeastZero, Count, checks
 from boostlib.evaluation.layout import (
     Layout,
     cache_for,
-    choose_rows,
     layout,
     only_end_tokens,
     read,
@@ -189,18 +188,17 @@ def _decode(model, batch: _Batch, config, pick: Pick, ending: "_Ending") -> list
     pad, device = config.pad_token_id, model.device
     ids = torch.tensor([prefix + [pad] * (width - len(r)) + r for r in rest], device=device)  # (B, P + L)
     mask = torch.tensor([[1] * len(prefix) + [0] * (width - len(r)) + [1] * len(r) for r in rest], device=device)
-    cache = cache_for(cache, len(prompts))
-    if samples > 1 and width > 1 and allowed.continues:  # all but its last token is read once, before it is repeated
-        cache = read(model, ids[:, len(prefix) : -1], mask[:, :-1], cache)
-    if samples > 1:
-        again = torch.arange(len(ids), device=device).repeat_interleave(samples)
-        ids, mask = ids[again], mask[again]
-        if cache is not None:
-            choose_rows(cache, again)
+    repeated = 1 if allowed.continues else samples
+    if repeated > 1:
+        ids, mask = ids.repeat_interleave(repeated, dim=0), mask.repeat_interleave(repeated, dim=0)
     config.max_new_tokens = ending.most_left()
-    decode = partial(loop, pick=pick, finished=ending.finished, may_leave=allowed.continues)
+    choices = {"pick": pick, "finished": ending.finished, "may_choose": allowed.continues}
     new = model.generate(
-        input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config, custom_generate=decode
+        input_ids=ids,
+        attention_mask=mask,
+        past_key_values=cache_for(cache, len(ids)),
+        generation_config=config,
+        custom_generate=partial(loop, samples=samples // repeated, **choices),
     )
     done = [ending.cut(row, ids) for row, ids in enumerate(new)]
     return [done[i * samples : (i + 1) * samples] for i in range(len(prompts))]

@@ -1,12 +1,13 @@
 """The decoding loop: transformers' own steps, three things otherwise.
 
-- `pick` takes the token: the most likely one, or a sample from a stream of its own (sample.py);
-- rows that are done leave: each step then costs what is left, not what began;
-- keys and values grow in place: transformers' cache is copied at every step, which costs more than the step itself once
+- Rows are distinct texts, not completions: samples of one prompt stand at one row until they part, and what is done
+  leaves. A step costs what is left to say, not what began.
+- `pick` takes the tokens: the most likely one, or a sample from a stream of its own (sample.py).
+- Keys and values grow in place: transformers' cache is copied at every step, which costs more than the step itself once
   a completion is long.
 
-It runs inside `model.generate(custom_generate=...)`, so that each kind of model prepares its own inputs,
-masks and cache.
+It runs inside `model.generate(custom_generate=...)`, so that each kind of model prepares its own inputs, masks and
+cache.
 """
 
 from collections.abc import Callable
@@ -20,9 +21,9 @@ from transformers.cache_utils import DynamicLayer
 from boostlib.evaluation.layout import choose_rows
 from boostlib.evaluation.sample import Pick
 
-EVERY = 4  # steps between two looks at what is done: a look waits for the device
-LEAVERS = 8  # rows leave when one in so many is done: their leaving copies what the others keep
-ROOM = 32  # tokens by which a cache grows
+EVERY = 4  # steps between two looks at what is done: a look waits for the device, and texts are decoded for it
+LEAVERS = 8  # completions leave when one in so many is done: their leaving copies what the others keep
+ROOM = 16  # tokens by which a cache grows
 
 
 class Growing(DynamicLayer):
@@ -33,46 +34,53 @@ class Growing(DynamicLayer):
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
         self.keys, self.values = layer.keys, layer.values  # (B, heads, L, size)
         self._room: tuple[Tensor, ...] = ()
-        self._last: Tensor | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """As DynamicLayer's: all keys and values, (B, heads, L + new, size)."""
         old, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
-        if self._last is not self.keys or end > self._room[0].shape[2]:  # full, or rows were chosen or repeated since
+        if not self._room or end > self._room[0].shape[2]:
+            spare = end - old + ROOM
             self._room = tuple(
-                torch.cat([part, part.new_empty(*part.shape[:2], end - old + ROOM, part.shape[3])], dim=2)
+                torch.cat([part, part.new_empty(*part.shape[:2], spare, part.shape[3])], dim=2)
                 for part in (self.keys, self.values)
             )
         for room, new in zip(self._room, (key_states, value_states), strict=True):
             room[:, :, old:end] = new
         self.keys, self.values = (room[:, :, :end] for room in self._room)
-        self._last = self.keys
         return self.keys, self.values
 
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Hold these rows, in this order."""
+        length = self.keys.shape[2]
+        self._room = tuple(room.index_select(0, beam_idx) for room in self._room or (self.keys, self.values))
+        self.keys, self.values = (room[:, :, :length] for room in self._room)
 
-def grown_in_place(cache: Any) -> Any:
-    """`cache`, its plain layers (those that only ever grow) replaced by `Growing` ones; others are left alone."""
+
+def grow_in_place(cache: Any) -> None:
+    """Replace the plain layers of `cache` (those that only ever grow) by `Growing` ones; others are left alone."""
     if type(cache) is DynamicCache:
         cache.layers = [Growing(x) if type(x) is DynamicLayer and x.is_initialized else x for x in cache.layers]
-    return cache
 
 
 def loop(
     model: nn.Module,
     input_ids: Tensor,
     generation_config: Any,
+    samples: int,
     pick: Pick,
     finished: Callable[[Tensor, Tensor], Tensor],
-    may_leave: bool,
+    may_choose: bool,
     **state: Any,
 ) -> list[list[int]]:
-    """The new token ids of every row of input_ids (B, L): up to its end, or a few tokens more.
+    """The new token ids of `samples` completions of every row of input_ids (B, L): up to the end, or a few more.
 
-    pick: takes the tokens of the rows left. finished: their new ids (R, n), their numbers (R,) -> (R,) bool.
-    may_leave: whether the cache can do without some of its rows. state: what transformers prepared.
+    pick: takes the tokens. finished: new ids (S, n) of the completions left, their numbers (S,) -> (S,) bool.
+    may_choose: whether the cache can give up rows and repeat them; without it, samples is 1. state: what transformers
+    prepared.
     """
-    most, start, found = generation_config.max_new_tokens, input_ids.shape[1], {}
-    rows = torch.arange(len(input_ids), device=input_ids.device)
+    left = torch.arange(len(input_ids) * samples, device=input_ids.device)  # (S,) numbers of the completions not done
+    at = left // samples  # (S,) the row that each of them stands at
+    new, found, most = input_ids.new_empty(len(left), 0), {}, generation_config.max_new_tokens
     outputs = model._prefill(input_ids, generation_config, state)
     for position in range(most):
         if position:
@@ -81,25 +89,31 @@ def loop(
             outputs = model(**inputs, return_dict=True)
         state = model._update_model_kwargs_for_generation(outputs, state)
         if not position:
-            grown_in_place(state.get("past_key_values"))
-        tokens = pick(outputs.logits[:, -1], rows, position)
-        input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
-        if (position + 1) % EVERY or position + 1 == most:
-            continue
-        done = finished(input_ids[:, start:], rows)
-        leaving = int(done.sum())
-        if leaving == len(rows):
+            grow_in_place(state.get("past_key_values"))
+        logits = outputs.logits[:, -1]
+        new = torch.cat([new, pick(logits, at, left, position)[:, None]], dim=1)
+        if position + 1 == most:
             break
-        if may_leave and leaving * LEAVERS >= len(rows):
-            found |= zip(rows[done].tolist(), input_ids[done, start:].tolist(), strict=True)
-            rows, input_ids, state = rows[~done], input_ids[~done], _only(state, ~done)
-    found |= zip(rows.tolist(), input_ids[:, start:].tolist(), strict=True)
-    return [found[row] for row in range(len(found))]
+        if (position + 1) % EVERY == 0:
+            done = finished(new, left)
+            leaving = int(done.sum())
+            if leaving == len(left):
+                break
+            if may_choose and leaving * LEAVERS >= len(left):
+                found |= zip(left[done].tolist(), new[done].tolist(), strict=True)
+                left, at, new = left[~done], at[~done], new[~done]
+        distinct, at = torch.unique(at * logits.shape[1] + new[:, -1], return_inverse=True)  # (R,), (S,)
+        rows = distinct // logits.shape[1]
+        if may_choose and (len(rows) != len(input_ids) or samples > 1 and (rows.diff() != 1).any()):
+            input_ids, state = input_ids[rows], _of(state, rows)
+        input_ids = torch.cat([input_ids, (distinct % logits.shape[1])[:, None]], dim=1)
+    found |= zip(left.tolist(), new.tolist(), strict=True)
+    return [found[number] for number in range(len(found))]
 
 
-def _only(state: dict[str, Any], stay: Tensor) -> dict[str, Any]:
-    """What transformers keeps between steps, for the rows that stay, (B,) bool."""
+def _of(state: dict[str, Any], rows: Tensor) -> dict[str, Any]:
+    """What transformers keeps between steps, for these rows (R,)."""
     if state.get("past_key_values") is not None:
-        choose_rows(state["past_key_values"], stay.nonzero().flatten())
-    mine = {key: value[..., stay, :] for key, value in state.items() if isinstance(value, Tensor) and value.dim() > 1}
+        choose_rows(state["past_key_values"], rows)
+    mine = {key: value[..., rows, :] for key, value in state.items() if isinstance(value, Tensor) and value.dim() > 1}
     return state | mine

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from boostlib.common.stable import uniforms
 
-Pick = Callable[[Tensor, Tensor, int], Tensor]  # logits (R, V), the batch's rows that they are of (R,), position
+# logits (R, V), the row at which each completion stands (S,), the completions' numbers (S,), position -> tokens (S,)
+Pick = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 SAMPLER = "philox"  # what a run's identity calls it; runs recorded before it have no such entry
 BLOCK = 256  # tokens whose probabilities are added up first: a running sum over a whole vocabulary is slower
 
@@ -40,33 +41,34 @@ class Draws:
         """How the tokens of a batch of these completions are taken."""
         u = self.numbers(completions, positions)
 
-        def pick(logits: Tensor, rows: Tensor, position: int) -> Tensor:
-            return choose(logits / temperature, u[rows.cpu(), position].to(logits.device))
+        def pick(logits: Tensor, at: Tensor, numbers: Tensor, position: int) -> Tensor:
+            return choose(logits / temperature, at, u[numbers.cpu(), position].to(logits.device))
 
         return pick
 
 
-def most_likely(logits: Tensor, rows: Tensor, position: int) -> Tensor:
-    """Greedy decoding: (R,) tokens of logits (R, V)."""
-    return logits.argmax(dim=-1)
+def most_likely(logits: Tensor, at: Tensor, numbers: Tensor, position: int) -> Tensor:
+    """Greedy decoding, as a Pick."""
+    return logits.argmax(dim=-1)[at]
 
 
-def choose(logits: Tensor, u: Tensor) -> Tensor:
-    """Token (B,) for logits (B, V) and uniform numbers u (B,) fp64 in [0, 1): softmax's inverse distribution function.
+def choose(logits: Tensor, at: Tensor, u: Tensor) -> Tensor:
+    """Tokens (S,): softmax's inverse distribution function of logits (R, V) at row at (S,), for u (S,) fp64 in [0, 1).
 
-    Raises FloatingPointError where a row of the softmax is not finite.
+    Raises FloatingPointError where the softmax of a row is not finite.
     """
     weights = (logits.float() if logits.element_size() < 4 else logits).clone()
-    weights = weights.sub_(weights.amax(-1, keepdim=True)).exp_()  # (B, V)
-    blocks = F.pad(weights, (0, -weights.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))  # (B, V / BLOCK, BLOCK)
+    weights = weights.sub_(weights.amax(-1, keepdim=True)).exp_()  # (R, V)
+    blocks = F.pad(weights, (0, -weights.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))  # (R, V / BLOCK, BLOCK)
     masses = blocks.sum(-1).double()
-    ends = masses.cumsum(-1)  # (B, V / BLOCK)
-    if not ends[:, -1].isfinite().all():
+    if not masses.sum(-1).isfinite().all():
         raise FloatingPointError("the softmax of a row is not finite")
-    goal = u[:, None] * ends[:, -1:]  # (B, 1)
+    masses = masses[at]
+    ends = masses.cumsum(-1)  # (S, V / BLOCK)
+    goal = u[:, None] * ends[:, -1:]  # (S, 1)
     block = _first_above(ends, goal)
     rest = goal - ends.gather(1, block) + masses.gather(1, block)
-    inside = blocks.gather(1, block[:, :, None].expand(-1, 1, BLOCK))[:, 0].double().cumsum(-1)  # (B, BLOCK)
+    inside = blocks[at, block[:, 0]].double().cumsum(-1)  # (S, BLOCK)
     return (block * BLOCK + _first_above(inside, rest))[:, 0]
 
 

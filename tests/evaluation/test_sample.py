@@ -11,6 +11,10 @@ from boostlib.evaluation.sample import BLOCK, Draws, choose
 SIZES = (1, 5, BLOCK, BLOCK + 1, 3 * BLOCK - 7)
 
 
+def chosen(logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    return choose(logits, torch.arange(len(logits)), u)
+
+
 def reference(logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     ends = torch.softmax(logits.double(), -1).cumsum(-1)
     return torch.searchsorted(ends, u[:, None], right=True)[:, 0].clamp_max(logits.shape[1] - 1)
@@ -22,7 +26,7 @@ def test_the_token_is_that_of_the_inverse_distribution_function(size, dtype):
     generator = torch.Generator().manual_seed(size)
     logits = (3 * torch.randn(400, size, generator=generator)).to(dtype)
     u = torch.rand(400, generator=generator, dtype=torch.float64)
-    found, wanted = choose(logits, u), reference(logits, u)
+    found, wanted = chosen(logits, u), reference(logits, u)
     near = (found != wanted).sum()
     assert near <= (0 if dtype is torch.float64 else 1)  # fp32: u within rounding of a boundary
 
@@ -33,13 +37,19 @@ def test_what_has_no_probability_is_never_taken(size):
     places = torch.tensor([0, size // 3, size // 2, size - 1, 0, size - 1])
     logits[torch.arange(6), places] = 1.0
     edge = torch.tensor([0.0, 0.0, 1 - 2**-53, 1 - 2**-53, 1 - 2**-53, 0.5], dtype=torch.float64)
-    assert choose(logits, edge).tolist() == places.tolist()
+    assert chosen(logits, edge).tolist() == places.tolist()
+
+
+def test_completions_may_stand_at_one_row():
+    logits, at = torch.randn(3, 700, dtype=torch.float64), torch.tensor([2, 0, 2, 2, 1])
+    u = torch.rand(5, dtype=torch.float64)
+    assert torch.equal(choose(logits, at, u), chosen(logits[at], u))
 
 
 def test_the_draws_leave_the_logits_as_they_were():
     logits = torch.randn(3, 10)
     before = logits.clone()
-    choose(logits, torch.rand(3, dtype=torch.float64))
+    chosen(logits, torch.rand(3, dtype=torch.float64))
     assert torch.equal(logits, before)
 
 
@@ -49,7 +59,9 @@ def test_samples_follow_the_softmax():
     draws = Draws(("chi",)).numbers(range(1000), 200).flatten()
     counts = np.zeros(600)
     for part in draws.split(5000):
-        counts += np.bincount(choose(logits.expand(len(part), -1), part).numpy(), minlength=600)
+        counts += np.bincount(
+            choose(logits[None], torch.zeros(len(part), dtype=torch.long), part).numpy(), minlength=600
+        )
     expected = torch.softmax(logits.double(), 0).numpy() * len(draws)
     rare = expected < 20
     observed = np.append(counts[~rare], counts[rare].sum())
@@ -60,7 +72,7 @@ def test_a_row_that_is_not_finite_is_named():
     logits = torch.zeros(2, 4)
     logits[1, 2] = torch.nan
     with pytest.raises(FloatingPointError, match="not finite"):
-        choose(logits, torch.rand(2, dtype=torch.float64))
+        chosen(logits, torch.rand(2, dtype=torch.float64))
 
 
 def test_a_completion_has_its_stream_whoever_samples_it():

@@ -102,13 +102,23 @@ def loop(
             if may_choose and leaving * LEAVERS >= len(left):
                 found |= zip(left[done].tolist(), new[done].tolist(), strict=True)
                 left, at, new = left[~done], at[~done], new[~done]
-        distinct, at = torch.unique(at * logits.shape[1] + new[:, -1], return_inverse=True)  # (R,), (S,)
-        rows = distinct // logits.shape[1]
+        rows, tokens, at = _rows(at, new[:, -1], logits.shape[1])
         if may_choose and (len(rows) != len(input_ids) or samples > 1 and (rows.diff() != 1).any()):
             input_ids, state = input_ids[rows], _of(state, rows)
-        input_ids = torch.cat([input_ids, (distinct % logits.shape[1])[:, None]], dim=1)
+        input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
     found |= zip(left.tolist(), new.tolist(), strict=True)
     return [found[number] for number in range(len(found))]
+
+
+def _rows(at: Tensor, tokens: Tensor, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which rows the next step needs (R,), the token that each gets (R,), and the one of every completion (S,).
+
+    Once most completions say something of their own, each has its own row: choosing rows copies the whole cache.
+    """
+    distinct, where = torch.unique(at * vocabulary + tokens, return_inverse=True)
+    if len(distinct) > len(at) // 2:
+        return at, tokens, torch.arange(len(at), device=at.device)
+    return distinct // vocabulary, distinct % vocabulary, where
 
 
 def _of(state: dict[str, Any], rows: Tensor) -> dict[str, Any]:

@@ -13,8 +13,12 @@ from helpers import CoinTask, FakeTrainer, ParityTask, config, rows, saved
 from ranks import together
 
 from boostlib import (
+    GRPO,
+    AdapterConfig,
     Greedy,
     Ledger,
+    SVDBasis,
+    TinyLoRA,
     boost,
     evaluate,
     load_classifier,
@@ -24,6 +28,7 @@ from boostlib import (
 from boostlib.common import world
 from boostlib.common.errors import DataError, LedgerError, ModelError, RunError, TrainingError
 from boostlib.evaluation.evaluate import Result
+from boostlib.models.subject import Subject
 from boostlib.records.rows import Base
 from boostlib.records.shared import record_of
 
@@ -189,6 +194,34 @@ def test_the_loop_records_what_one_process_records(folders, settings, tmp_path):
     if settings.get("drafts"):
         checked = [row.extra["drafts"]["checked"] for row in ledger.rounds]
         assert checked == [18, 18, 18]  # of both processes
+
+
+class Heard(ParityTask):
+    """Keeps what it scores."""
+
+    def score_many(self, texts, examples):
+        self.heard = [*getattr(self, "heard", []), *texts]
+        return super().score_many(texts, examples)
+
+
+def rollout(folder: str, prompts: int) -> list[str]:
+    model, tokenizer = loaded("texts", folder)
+    task = Heard(train=prompts, max_new_tokens=8)
+    model.double()
+    adapter = TinyLoRA(SVDBasis.from_model(model, 2), AdapterConfig(), 0)
+    adapter.attach(model)
+    GRPO(prompts=prompts, samples=4, max_samples=4, max_steps=1, rollout_batch=8).train(
+        Subject(model, tokenizer, task), task.split("train"), adapter, seed=3
+    )
+    return task.heard
+
+
+@pytest.mark.parametrize("prompts", [4, 3])  # of 3 prompts, a process gets one and a half
+def test_processes_sample_what_one_process_samples(folders, prompts):
+    whole = rollout(folders["texts"], prompts)
+    assert len(whole) == 4 * prompts and len(set(whole)) > prompts
+    first, second = together(rollout, folders["texts"], prompts)
+    assert [*first, *second] == whole
 
 
 def test_the_other_process_touches_no_file(folders, tmp_path):

@@ -144,17 +144,6 @@ def require_none_missing(missing: Iterable[str], source: str) -> None:
         )
 
 
-@torch.no_grad()
-def require_causal(model: PreTrainedModel, name: str) -> None:
-    """Raises ModelError where the first logits depend on what follows: for code that no config tells about."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    here, changed = (
-        model(input_ids=torch.tensor([[0, last % rows]], device=model.device)).logits[0, 0].float() for last in (1, 2)
-    )
-    if float((here - changed).abs().max()) > 4 * torch.finfo(model.dtype).eps * float(here.abs().max()):
-        raise ModelError(f"{name!r} is no causal language model: what it says first depends on what follows")
-
-
 def used_of(missing: Iterable[str], encoder: nn.Module, states: Callable[[], torch.Tensor]) -> list[str]:
     """Those of `missing` weights that the encoder still has and that `states()`, a pass of it, is made of.
 

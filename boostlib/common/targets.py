@@ -11,9 +11,10 @@ embeddings lie outside of them. Left out, too:
 GPT-2's `Conv1D` is a linear layer whose weight is kept transposed. `matrix` knows, and nothing else has to.
 """
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -132,15 +133,14 @@ def require_plain(model: nn.Module, names: list[str]) -> None:
     another module holds too: decomposing codes, or changing two layers at once, would go wrong without a word."""
     owners = _owners(model)
     for name in names:
-        module = model.get_submodule(name)
-        weight = module.weight
+        weight = model.get_submodule(name).weight
         what, dtype = type(weight.data).__name__, str(weight.dtype).removeprefix("torch.")
         plain = type(weight) is nn.Parameter and type(weight.data) is Tensor
         if not plain or not weight.is_floating_point() or weight.element_size() < 2 or weight.dim() != 2:
             raise ModelError(
                 f"{name} holds no plain matrix ({what}, {dtype}, {tuple(weight.shape)}): its singular directions would "
-                "be those of a code. Load the model unquantised, in bf16 or fp32, or call model.dequantize() first; "
-                "take weight norms and other parametrizations off"
+                "be those of a code. Load the model unquantised, in bf16 or fp32, or call model.dequantize() first; of "
+                "a layer with a weight norm, torch.nn.utils.parametrize.remove_parametrizations"
             )
         if weight.is_meta:
             raise ModelError(
@@ -151,14 +151,36 @@ def require_plain(model: nn.Module, names: list[str]) -> None:
             raise ModelError(
                 f"{name} was made under torch.inference_mode(), which forbids to train with it: load the model outside"
             )
-        other = next(
-            (owner for owner, part in owners[_storage(weight)] if owner != name and _overlap(weight, part)), ""
+    shared = {name: owner for name in names if (owner := _other_owner(name, model.get_submodule(name).weight, owners))}
+    if shared:
+        name, owner = next(iter(shared.items()))
+        raise ModelError(
+            f"{name} and {owner} share one weight: an update of one would change the other. Load the model with "
+            f"separate weights, or leave what is shared out{without(names, list(shared))}"
         )
-        if other:
-            raise ModelError(
-                f"{name} and {other} share one weight: an update of one would change the other. Leave both out with "
-                "targets=, or load the model with separate weights"
-            )
+
+
+def without(names: Iterable[str], wrong: Sequence[str]) -> str:
+    """What a message ends with to leave out `wrong` of `names`: ": targets=(...)" of the others, where they differ."""
+    wanted = set()
+    for name in set(names).difference(wrong):
+        fitting = (ending for ending in _endings(name) if not any(_matches(other, ending) for other in wrong))
+        wanted.update(itertools.islice(fitting, 1))
+    return f": targets={tuple(sorted(wanted))}" if wanted else ""
+
+
+def _endings(name: str) -> Iterator[str]:
+    """What a name ends in, the shortest first, as far as all blocks share it."""
+    parts = name.split(".")
+    for start in reversed(range(len(parts))):
+        if not parts[start].isdigit():
+            yield ".".join(parts[start:])
+        elif start < len(parts) - 1:
+            return
+
+
+def _other_owner(name: str, weight: Tensor, owners: Mapping[tuple, list[tuple[str, Tensor]]]) -> str | None:
+    return next((other for other, part in owners[_storage(weight)] if other != name and _overlap(weight, part)), None)
 
 
 def _storage(tensor: Tensor) -> tuple[torch.device, int]:

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from boostlib.common.errors import BoostError
-from boostlib.evaluation.generate import encode, generate
+from boostlib.evaluation.generate import generate, prompts_of
 from boostlib.models.subject import Subject
 from boostlib.tasks.base import Example
 
@@ -47,7 +47,7 @@ def sample_correct(
         ids = generate(
             subject.model,
             tokenizer,
-            encode(tokenizer, [example.prompt for example in examples]),
+            prompts_of(subject, examples),
             task.max_new_tokens,
             temperature=temperature,
             samples=samples,

@@ -34,8 +34,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from boostlib.adapter import TinyLoRA
 from boostlib.common import world
-from boostlib.common.errors import TrainingError, explain_oom
-from boostlib.evaluation.generate import flat_linears, generate
+from boostlib.common.errors import ModelError, TrainingError, explain_oom
+from boostlib.evaluation.generate import flat_linears, generate, prompts_of
 from boostlib.evaluation.layout import layout
 from boostlib.evaluation.vllm import complete, engine
 from boostlib.models.language import weights_source
@@ -68,6 +68,12 @@ class Pass:
         settings, subject, model = self.settings, self.subject, self.subject.model
         watch, trained = Watch([p for p in model.parameters() if p.requires_grad], adapter), Training()
         prompts = prompts_a_step(settings, len(self.examples))
+        prompts_of(subject, self.examples)  # each has room for a completion
+        if subject.tokenizer.pad_token_id is None and subject.tokenizer.eos_token_id is None:
+            raise ModelError(
+                "this tokenizer has neither an end token nor a padding token, and training puts rows of different "
+                "lengths together: set tokenizer.pad_token to a token that no text of the task contains"
+            )
         if settings.gradient_checkpointing and (active := dropouts(model)):
             raise TrainingError(
                 f"GRPO(gradient_checkpointing=True) trains in train mode, and {active[0]} drops out: set it to 0 in "
@@ -135,6 +141,7 @@ class Pass:
             beta=settings.beta,
             loss_type="dapo",
             router_aux_loss_coef=0.0,
+            chat_template_kwargs=dict(getattr(subject.task, "prompt_options", {})) or None,
             gradient_checkpointing=settings.gradient_checkpointing,
             bf16=False,  # the model keeps its own dtype and v stays fp32: no autocast
             use_vllm=False,  # TRL would make an engine of its own, every round: ours is given to the trainer instead

@@ -5,8 +5,8 @@ Of the machine nothing is downloaded or changed. The hub gets one request, with 
 honoured.
 
 A model is judged by its config alone, so that no weights are fetched: its shapes on torch's meta device, and how it
-generates and adapts by a trial on two random layers of its kind, where these are not too large to be made. What a
-checkpoint lacks, a damaged file or a tokenizer that does not fit, is found when it is loaded.
+generates and adapts by a trial with random numbers, on a few of its layers where it is large. What a checkpoint lacks,
+a damaged file or a tokenizer that does not fit, is found when it is loaded.
 """
 
 import copy
@@ -30,12 +30,13 @@ from boostlib.common.errors import ModelError
 from boostlib.common.stable import cache_dir
 from boostlib.common.targets import coverage, matrix, require_plain, target_modules
 from boostlib.config import installed_version
-from boostlib.evaluation.layout import layout, most_tokens
+from boostlib.evaluation.layout import layout, most_tokens, window
 from boostlib.evaluation.vllm import INSTALL
 from boostlib.experiments.memory import COMPARED, GB, built, config_by_name, estimate, lengths_of, remedy
 from boostlib.experiments.presets import CODE, MATH, PROTEIN, Preset
 from boostlib.models.agreement import require_agreement
 from boostlib.models.checkpoint import refusal
+from boostlib.models.classifier import SequenceClassifier
 from boostlib.models.embedded import FETCH, embedded_models
 from boostlib.models.language import default_device, default_dtype
 from boostlib.sandbox import probe_isolation
@@ -192,78 +193,97 @@ def doctor_model(name: str) -> tuple[list[Row], bool]:
     rows += [(door, f"refused: {name!r} {why}" if why else "takes it", "") for door, why in reasons.items()]
     if all(reasons.values()):
         return rows, False
+    generates = not reasons["load_model"]
+    preset = replace((MATH if generates else PROTEIN)["demo"], model=name)
     try:
-        return [*rows, *_of_config(name, config, generates=not reasons["load_model"])], True
+        model = built(config, not generates)
     except ModelError as error:
         return [*rows, ("refused", str(error), "")], False
+    usable = True
+    for look in (_targets, _trial, _positions, _demands):  # all that would be refused, not only the first
+        try:
+            rows += look(model, preset)
+        except ModelError as error:
+            rows.append(("refused", str(error), ""))
+            usable = False
+    return rows, usable
 
 
-def _of_config(name: str, config: PretrainedConfig, generates: bool) -> list[Row]:
-    """What the demo of a language model, or of an encoder, would find. Raises ModelError for what it would refuse."""
-    preset = replace((MATH if generates else PROTEIN)["demo"], model=name)
-    rank, need = preset.boost.adapter.rank, preset.boost.adapter.basis_rank(preset.boost.rounds)
-    folder = Path(name).expanduser()
-    if folder.is_dir() and not any(any(folder.glob(f"*.{kind}")) for kind in ("safetensors", "bin", "gguf")):
-        raise ModelError(f"the folder {name!r} holds a config and no weights: copy them there")
-    model = built(config, not generates)
-    names = target_modules(model)
-    smallest = min(min(model.get_submodule(one).weight.shape) for one in names)
-    if smallest < need:
-        raise ModelError(f"its smallest adapted weight has {smallest} directions, and the demo's rounds take {need}")
+def _targets(model: nn.Module, preset: Preset) -> list[Row]:
+    """What is adapted of a model on the meta device. Raises ModelError where that is nothing, or too small."""
+    names, adapter = target_modules(model), preset.boost.adapter
+    smallest, need = min(min(model.get_submodule(one).weight.shape) for one in names), preset.boost.rounds
+    if smallest < adapter.basis_rank(need):
+        raise ModelError(
+            f"its smallest adapted weight has {smallest} directions: too few for {need} rounds of the demo"
+        )
     kinds = ", ".join(dict.fromkeys(one.rsplit(".", 1)[-1] for one in names))
-    size, dtype = sum(p.numel() for p in model.parameters()), default_dtype(default_device())
-    precision = str(dtype).removeprefix("torch.")
-    needs, advice = _needs(preset, default_device(), _free())
-    return [
-        ("targets", f"{len(names)} weights ({kinds}): at most {smallest // rank} rounds of rank {rank}", ""),
-        ("coverage", str(coverage(model)), ""),
-        *_trial(config, generates),
-        _positions(model, preset, generates),
-        ("dtype", f"{precision} here: {size:,} numbers, {size * dtype.itemsize / GB:.2f} GB", ""),
-        (f"{preset.task} demo", needs + ("" if config.model_type in COMPARED else ROUGHLY), advice),
-    ]
+    most = f"at most {smallest // adapter.rank} rounds of rank {adapter.rank}"
+    return [("targets", f"{len(names)} weights ({kinds}): {most}", ""), ("coverage", str(coverage(model)), "")]
 
 
-def _positions(model: nn.Module, preset: Preset, generates: bool) -> Row:
+def _positions(model: nn.Module, preset: Preset) -> list[Row]:
     """Raises ModelError where the demo's longest text is longer. Chains of proteins are cut to fit."""
-    if not generates:
-        return "positions", f"{model.positions or 'no bound'}: longer chains are cut", ""
+    if isinstance(model, SequenceClassifier):
+        return [("positions", f"{model.positions or 'no bound'}: longer chains are cut", "")]
     bound, most = most_tokens(model) or ("", None)
     longest = max(map(sum, lengths_of(preset).asked))
     needed = f"the longest text of {preset.task} has {longest}, in tokens of SmolLM2"
     if most is not None and most < longest:
         raise ModelError(f"it reads {most} tokens ({bound}), and {needed}")
-    return "positions", (f"{most:,} ({bound})" if most else "no bound") + f"; {needed}", ""
+    return [("positions", (f"{most:,} ({bound})" if most else "no bound") + f"; {needed}", "")]
 
 
-def _trial(config: PretrainedConfig, generates: bool) -> list[Row]:
-    """How two random layers of the kind generate, and whether an adapter on them is what would be merged.
+def _demands(model: nn.Module, preset: Preset) -> list[Row]:
+    """Raises ModelError for a folder without weights."""
+    folder = Path(preset.model).expanduser()
+    if folder.is_dir() and not any(any(folder.glob(f"*.{kind}")) for kind in ("safetensors", "bin", "gguf")):
+        raise ModelError(f"the folder {preset.model!r} holds a config and no weights: copy them there")
+    size, dtype = _numbers(model), default_dtype(default_device())
+    needs, advice = _needs(preset, default_device(), _free())
+    roughly = "" if model.config.model_type in COMPARED or not needs.startswith("needs ") else ROUGHLY
+    precision = f"{str(dtype).removeprefix('torch.')} here: {size:,} numbers, {size * dtype.itemsize / GB:.2f} GB"
+    return [("dtype", precision, ""), (f"{preset.task} demo", needs + roughly, advice)]
 
-    Raises ModelError where they do neither.
+
+def _trial(model: nn.Module, preset: Preset) -> list[Row]:
+    """How the kind generates, and whether an adapter on it is what would be merged: with random numbers, the whole
+    model where it is small, else a few layers of it.
+
+    Raises ModelError where it does neither.
     """
-    small, rows = _few_layers(config), []
-    if sum(p.numel() for p in built(small, not generates).parameters()) > LARGEST_TRIAL:
-        return [("trial", "none: two layers are too large for it. A run checks the same when it begins", "")]
+    config, encoder, rows = model.config, isinstance(model, SequenceClassifier), []
+    whole = _numbers(model) <= LARGEST_TRIAL / 4
+    try:
+        small = config if whole else _few_layers(config)
+        too_large = _numbers(built(small, encoder)) > LARGEST_TRIAL
+    except ModelError:  # layers of that kind need each other
+        too_large = True
+    if too_large:
+        why = "" if encoder else window(config)
+        return [("trial", f"not made, for its size; a run makes it when it begins{'; ' if why else ''}{why}", "")]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = built(small, not generates, "cpu").eval()
-        if generates:
-            found = layout(model)
+        tried = built(small, encoder, "cpu").eval()
+        if not encoder:
+            found = layout(tried)
             path = "what all prompts begin with is read once" if found.shares else "every prompt is read whole"
             apart = "" if found.pads else ", those of one length together"
             rows = [("generation", path + apart + (f": {found.reason}" if found.reason else ""), "")]
-        names = target_modules(model)
-        require_plain(model, names)
-        found_by = {one: torch.svd_lowrank(matrix(model.get_submodule(one)).detach(), 2) for one in names}
-        require_agreement(model, SVDBasis({one: (u, s, v.T) for one, (u, s, v) in found_by.items()}))
-    return [*rows, ("merging", "changes the model as the adapter did, tried on a few random layers", "")]
+        names = target_modules(tried)
+        require_plain(tried, names)
+        leading = {one: torch.svd_lowrank(matrix(tried.get_submodule(one)).detach(), 2) for one in names}
+        require_agreement(tried, SVDBasis({one: (u, s, v.T) for one, (u, s, v) in leading.items()}))
+    how = "as a whole" if whole else "on a few of its layers"
+    return [*rows, ("merging", f"changes the model as the adapter did; tried {how}, with random numbers", "")]
 
 
 def _few_layers(config: PretrainedConfig) -> PretrainedConfig:
     """The config with so few layers that each kind of them is there, two at least, and with 1,024 tokens."""
     config = copy.deepcopy(config)
     text = config.get_text_config()
-    count, kinds = getattr(text, "num_hidden_layers", 2), getattr(text, "layer_types", None) or []
+    kinds = list(getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or [])
+    count = getattr(text, "num_hidden_layers", 2)
     few = min(count, max([2, *(kinds.index(kind) + 1 for kind in kinds)]))
     text.vocab_size = min(text.vocab_size, 1024)
     for name, value in list(vars(text).items()):
@@ -274,3 +294,7 @@ def _few_layers(config: PretrainedConfig) -> PretrainedConfig:
     if count > few:
         text.num_hidden_layers = few
     return config
+
+
+def _numbers(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -87,7 +87,7 @@ MAMBA = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_siz
     ("kind", "settings", "words"),
     [
         ("mamba", MAMBA, "dt_proj"),
-        ("llama", {**SIZES, "hidden_size": 4, "num_attention_heads": 2}, "directions, and the demo's rounds take 6"),
+        ("llama", {**SIZES, "hidden_size": 4, "num_attention_heads": 2}, "has 4 directions: too few for 3 rounds"),
         ("llama", {**SIZES, "max_position_embeddings": 24}, "it reads 24 tokens (config.max_position_embeddings)"),
         ("llama", {**SIZES, "hidden_act": "nonsense"}, "builds no model of the kind 'llama'"),
         ("llama", {**SIZES, "weights": False}, "holds a config and no weights"),
@@ -96,6 +96,9 @@ MAMBA = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_siz
 def test_what_would_be_refused_is_refused_here(folder, kind, settings, words):
     rows, usable = said(folder(kind, **settings))
     assert not usable and words in rows["refused"]
+    assert "kind" in rows["refused"] or {"coverage", "dtype", "merging", "positions"} & set(
+        rows
+    )  # the rest is said too
 
 
 def test_a_kind_that_nothing_takes_is_refused_at_both_doors(folder):
@@ -108,7 +111,7 @@ def test_a_kind_that_nothing_takes_is_refused_at_both_doors(folder):
 def test_a_model_whose_layers_are_too_large_is_judged_by_its_config(monkeypatch):
     monkeypatch.setattr(doctor_module, "LARGEST_TRIAL", 1e6)
     rows, usable = said("Qwen/Qwen2.5-3B-Instruct")
-    assert usable and rows["trial"].startswith("none") and rows["targets"].startswith("252 weights")
+    assert usable and rows["trial"].startswith("not made") and rows["targets"].startswith("252 weights")
 
 
 def test_every_layers_kind_is_tried():

@@ -219,8 +219,6 @@ def _first_that_agrees(model: nn.Module) -> Layout:
     tiny = torch.finfo(model.dtype).eps ** 0.5
     first, second = sample_prompts(model)
     _require_left_to_right(model, first, second, tiny)
-    three = torch.tensor([first[:2]] * 3, device=model.device)
-    _generated(model, three, torch.ones_like(three), None)  # some models keep a state from one text to the next
     counts = window(model.config)
     if not counts and _off(model, _shared, first, second) <= tiny:
         return Layout(True, True, True)
@@ -282,6 +280,8 @@ def _difference(model: nn.Module, way, first: list[int], second: list[int]) -> f
 
     Root mean square of the difference, as a share of the logits' spread.
     """
+    before = torch.tensor([first[:2]] * 3, device=model.device)
+    _generated(model, before, torch.ones_like(before), None)  # some models keep a state from the batch before
     out = way(model, first, second)
     found = torch.stack(out.logits, dim=1).float()  # (2, NEW, vocabulary)
     rows = [prompt + ids[-NEW:].tolist() for prompt, ids in zip((first, second), out.sequences, strict=True)]

@@ -17,6 +17,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from boostlib.common.errors import BoostError
+from boostlib.common.targets import require_plain
 from boostlib.update import LowRankUpdate, Weights
 
 
@@ -38,6 +39,7 @@ class LoRA:
 
         weights: W0, taken before. Names of the wrapped weights gain PEFT's `.base_layer` until `detach`.
         """
+        require_plain(model, self.names)
         self._frozen = [(p, p.requires_grad) for p in model.parameters()]
         transposed = isinstance(model.get_submodule(self.names[0]), Conv1D)
         config = LoraConfig(

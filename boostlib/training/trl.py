@@ -87,7 +87,6 @@ class Pass:
             explain_oom("micro_batch or prompts of GRPO", f"{settings.micro_batch} and {prompts}"),
             flat_linears(model),
             _source_for_reference(model, settings.beta),
-            _no_router_logits(model),
         ):
             warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # renamed in transformers
             warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)  # renamed in torch
@@ -140,7 +139,6 @@ class Pass:
             temperature=settings.temperature,
             beta=settings.beta,
             loss_type="dapo",
-            router_aux_loss_coef=0.0,
             chat_template_kwargs=dict(getattr(subject.task, "prompt_options", {})) or None,
             gradient_checkpointing=settings.gradient_checkpointing,
             bf16=False,  # the model keeps its own dtype and v stays fp32: no autocast
@@ -195,6 +193,7 @@ class FoldingTrainer(GRPOTrainer):
     def __init__(self, model: nn.Module, *arguments, **settings):
         layout(model)  # refuses a model that writes no text, before TRL wraps this one
         super().__init__(model, *arguments, **settings)
+        self.aux_loss_enabled = False  # routers do not train, so that no load needs balancing
         trusted(model, self.temperature)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
@@ -246,15 +245,16 @@ class FoldingTrainer(GRPOTrainer):
         if not checkpoints:
             model.eval()  # no dropout; TRL itself looks at the mode to tell training from evaluation
         try:
-            if trust.rows and (batch_size or checkpoints):
-                return super()._get_per_token_logps_and_entropies(
-                    model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
-                )
-            own = None if trust.head else self.temperature
-            parts = [
-                completion_logps(model, *part, logits_to_keep, own)
-                for part in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True)
-            ]
+            with _no_router_logits(self.accelerator.unwrap_model(model)):
+                if trust.rows and (batch_size or checkpoints):
+                    return super()._get_per_token_logps_and_entropies(
+                        model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
+                    )
+                own = None if trust.head else self.temperature
+                parts = [
+                    completion_logps(model, *part, logits_to_keep, own)
+                    for part in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True)
+                ]
         finally:
             model.train(training)
         logps, entropies = (torch.cat(side) for side in zip(*parts, strict=True))

@@ -46,6 +46,8 @@ def refusal(config: PretrainedConfig, generates: bool) -> str:
         unpacked = f", or load it with transformers and quantization_config={how} and pass that model" if how else ""
         codes = f"is quantised ({method}): its weights are codes, which have no singular directions"
         return f"{codes}; {UNQUANTISED}{unpacked}"
+    if getattr(config, "attention_type", "") == "block_sparse":
+        return f'draws at random what it attends to ({kind}): set attention_type to "original_full" in its config.json'
     if not generates:
         return _no_encoder(config, kind)
     if config.is_encoder_decoder:

@@ -14,17 +14,22 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertLMHeadModel,
+    BertModel,
+    BigBirdConfig,
     ConvBertConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     EsmConfig,
     FNetConfig,
+    LayoutLMConfig,
     LlamaConfig,
     LlavaConfig,
     LongformerConfig,
+    MobileBertConfig,
     ModernBertConfig,
     MPNetConfig,
+    NystromformerConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
     T5Config,
@@ -292,6 +297,8 @@ ENCODERS = {  # kind -> config, tokens that it takes
     "electra": (ElectraConfig(**PLACES, embedding_size=32), 40),
     "modernbert": (ModernBertConfig(**PLACES, cls_token_id=0, sep_token_id=2, bos_token_id=0, eos_token_id=2), 40),
     "t5": (T5, 1024),
+    "mobilebert": (MobileBertConfig(**PLACES, embedding_size=32, intra_bottleneck_size=32, true_hidden_size=32), 40),
+    "layoutlm": (LayoutLMConfig(**PLACES), 40),  # calls its pooler whatever it is
 }
 
 
@@ -345,6 +352,7 @@ def test_outputs_may_be_plain_tuples(folder):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
+        (BigBirdConfig(**PLACES), 'draws at random what it attends to .*attention_type to "original_full"'),
         (FNetConfig(**PLACES), "reads its padding"),
         (ConvBertConfig(**PLACES, embedding_size=32), "reads its padding"),
         (
@@ -356,3 +364,22 @@ def test_outputs_may_be_plain_tuples(folder):
 def test_encoders_that_cannot_be_right_are_refused(folder, config, reason):
     with pytest.raises(ModelError, match=reason):
         load_classifier(folder(config), dtype="fp32", device="cpu")
+
+
+def test_a_leak_that_bf16_would_hide_is_found(folder):
+    with pytest.raises(ModelError, match="reads its padding"):
+        load_classifier(folder(NystromformerConfig(**PLACES)), dtype="bf16", device="cpu")
+
+
+def test_states_that_differ_each_time_are_refused(folder, monkeypatch):
+    real = BertModel.forward
+
+    def noisy(self, *given, **more):
+        found = real(self, *given, **more)
+        found.last_hidden_state.add_(torch.rand(1).item())
+        return found
+
+    path = folder(BertConfig(**PLACES))
+    monkeypatch.setattr(BertModel, "forward", noisy)
+    with pytest.raises(ModelError, match="gives other states each time"):
+        load_classifier(path, dtype="fp32", device="cpu")

@@ -27,11 +27,13 @@ from boostlib.common.errors import ModelError
 from boostlib.common.settings import Names, checks, valid
 
 LINEAR = (nn.Linear, Conv1D)
+CODES = (torch.int8, torch.uint8, torch.int32)  # what quantized layers pack their weights into
 WRAPPERS = {  # where the class of a wrapper comes from: what to give in its place
     "peft": "an adapter of PEFT is in it. Merge that first, with PeftModel.from_pretrained(base, adapter)"
     ".merge_and_unload(), or load the base model alone",
     "torch._dynamo": "it was compiled. Give the model itself, which is the compiled one's ._orig_mod",
     "torch.nn.parallel": "it is wrapped for several devices. Give the model itself, which is .module of this one",
+    "deepspeed": "it is wrapped for several devices. Give the model itself, which is .module of this one",
     "torch.distributed": "it is spread over several processes. Give the whole model to each of them",
 }
 
@@ -51,9 +53,12 @@ def target_modules(model: nn.Module, only: Names | None = None) -> list[str]:
     everywhere = _linears(model)
     found = list(filter(_is_language(model, everywhere), everywhere))
     if not found:
+        stacks = tuple(_stacks(model))
+        held = {type(m).__name__ for n, m in model.named_modules() if n.startswith(stacks) and not any(m.children())}
         raise ModelError(
             f"{type(model).__name__} has no linear layers inside blocks (in an nn.ModuleList, or repeated in an "
-            "nn.Sequential or nn.ModuleDict): nothing to adapt"
+            f"nn.Sequential or nn.ModuleDict), but {', '.join(sorted(held)[:9]) or 'nothing'}: nothing to adapt. Load "
+            "a quantized model unquantised"
         )
     if only is None:
         return found
@@ -99,15 +104,17 @@ class Coverage(NamedTuple):
 def coverage(model: nn.Module, targets: Names | None = None) -> Coverage:
     """What `target_modules(model, targets)` adapts of the language blocks. Needs shapes only: on any device, meta too.
 
-    Counted are all parameters of two dimensions and more that lie in those blocks, each once.
+    Counted are all parameters of two dimensions and more that lie in those blocks, each once, and the packed codes of
+    quantized layers, which are buffers.
     """
     names = target_modules(model, targets)
     adapted = {id(model.get_submodule(name).weight): model.get_submodule(name).weight.numel() for name in names}
     stacks, is_language = tuple(_stacks(model)), _is_language(model, _linears(model))
     left: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1 and id(parameter) not in adapted and name.startswith(stacks) and is_language(name):
-            left[kind(name.removesuffix(".weight"))] += parameter.numel()
+    codes = ((name, b) for name, b in model.named_buffers() if b.dim() == 2 and b.dtype in CODES)
+    for name, tensor in (*model.named_parameters(), *codes):
+        if tensor.dim() > 1 and id(tensor) not in adapted and name.startswith(stacks) and is_language(name):
+            left[kind(name.removesuffix(".weight"))] += tensor.numel()
     total = sum(adapted.values())
     return Coverage(total, total + left.total(), dict(left.most_common()))
 

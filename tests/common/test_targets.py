@@ -347,6 +347,26 @@ def test_of_a_mixture_of_experts_routers_are_left_out_and_the_rest_is_said(make,
     assert str(found).startswith(f"{found.share:.1%} of the numbers") and f"left out: {largest} (" in str(found)
 
 
+class Packed(nn.Module):
+    """A quantized layer of a class of its own: its weight is a buffer of codes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("qweight", torch.zeros(16, 8, dtype=torch.int32))
+
+
+def test_quantized_layers_of_another_class_count_as_left_out(tiny_llama):
+    model = tiny_llama()
+    for layer in model.model.layers:
+        layer.mlp.up_proj = Packed()
+    found = coverage(model)
+    assert found.left_out == {"model.layers.*.mlp.up_proj.qweight": 2 * 128} and 0.9 < found.share < 1
+    for layer in model.model.layers:
+        layer.self_attn, layer.mlp = Packed(), Packed()
+    with pytest.raises(ModelError, match=r"but LlamaRMSNorm, Packed: nothing to adapt. Load a quantized model unq"):
+        target_modules(model)
+
+
 def test_what_stands_beside_no_experts_is_no_router(tiny_llama):
     model = tiny_llama()
     model.model.layers[0].mlp.gate = nn.Linear(64, 4)

@@ -47,7 +47,7 @@ def refusal(config: PretrainedConfig, generates: bool) -> str:
         codes = f"is quantised ({method}): its weights are codes, which have no singular directions"
         return f"{codes}; {UNQUANTISED}{unpacked}"
     if getattr(config, "attention_type", "") == "block_sparse":
-        return f'draws at random what it attends to ({kind}): set attention_type to "original_full" in its config.json'
+        return f'draws at random what it attends to ({kind}): set attention_type to "original_full" in config.json'
     if not generates:
         return _no_encoder(config, kind)
     if config.is_encoder_decoder:

@@ -283,7 +283,7 @@ def _check_encoder(model: SequenceClassifier, tokenizer, name: str, missing: set
     """States must be made of weights that were loaded, and of the residues alone, the same each time.
 
     Raises ModelError where weights are missing that they are made of; where a residue's state changes from pass to
-    pass, or with the padding behind it (a score would depend on what shares its batch); or where it depends on no other.
+    pass, or with the padding behind it (a score would depend on what shares its batch); or depends on no other.
     """
     require_fitting(tokenizer, model.encoder, name)
     kind = f"{name!r} ({model.config.model_type})"

@@ -45,6 +45,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 
 from boostlib.common.errors import ModelError
 from boostlib.common.targets import matrix, target_modules
+from boostlib.evaluation.layout import window
 from boostlib.experiments.presets import Preset
 from boostlib.models.checkpoint import encoder_class
 from boostlib.models.classifier import SequenceClassifier
@@ -101,7 +102,8 @@ class Shapes:
     attention: int
     keys: int  # key-value heads * head size: what a cache holds, twice, per token and layer
     vocab: int
-    longest: int  # tokens that the model takes
+    longest: int  # tokens that an encoder takes
+    shares: bool  # what all prompts begin with is read once, as far as the config tells
     kind: str  # "gated", "esm" or "plain": which line of the formula holds
 
     @property
@@ -153,7 +155,8 @@ def shapes_of(model: nn.Module) -> Shapes:
         attention=heads * size,
         keys=(getattr(config, "num_key_value_heads", None) or heads) * size,
         vocab=config.vocab_size,
-        longest=getattr(config, "max_position_embeddings", None) or LONGEST,
+        longest=getattr(model, "positions", None) or LONGEST,
+        shares=not window(model.config),
         kind="gated" if gated else "esm" if config.model_type == "esm" else "plain",
     )
 
@@ -279,7 +282,7 @@ class _Run:
 
     def _train(self) -> float:
         """Activations, one linear's moment and the loss, of the longest micro-batch; what all prompts share is run
-        once, unless checkpointing.
+        once, unless checkpointing or a model that reads every prompt whole.
 
         The loss: TRL's tile, in the model's dtype, with fp32 copies where there is no kernel; the hidden state's
         gradient.
@@ -287,7 +290,7 @@ class _Run:
         s, e, trainer, new = self.shapes, self.e, self.trainer, self.lengths.new
         checkpointed, loss = getattr(trainer, "gradient_checkpointing", False), 0
         if self.generates:
-            length = self.lengths.prompt - (0 if checkpointed else self.lengths.shared) + new
+            length = self.lengths.prompt - (self.lengths.shared if s.shares and not checkpointed else 0) + new
             rows = min(trainer.micro_batch, trainer.prompts * self.samples)
             scored = rows * (length if self.on_cpu else new)
             tile = min(scored, TILE[0]) * (TILE[1] * e + (20 * min(s.vocab, TILE[1]) if self.on_cpu else 0))

@@ -32,7 +32,7 @@ from transformers import (
 
 from boostlib.common.errors import BoostError, ModelError, explain_oom
 from boostlib.common.settings import AnyPath, Flag, checks, valid
-from boostlib.models.checkpoint import load_whole, refusal, require_fitting, require_none_missing
+from boostlib.models.checkpoint import load_whole, refusal, require_fitting, require_no_lora, require_none_missing
 from boostlib.models.embedded import EMBEDDED, FETCH, convert, embedded_names, installed_weights
 
 DTYPES = {
@@ -84,6 +84,7 @@ def load_config(name: str, generates: bool = True, trust_remote_code: bool = Fal
 
 def judged_config(name: str, source: str, generates: bool, trust_remote_code: bool) -> PretrainedConfig:
     """`load_config`, where it is known already what `from_pretrained` is given."""
+    require_no_lora(source)
     with loading(name, generates):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     why = refusal(config, generates)

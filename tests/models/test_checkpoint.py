@@ -1,6 +1,7 @@
 """What is loaded is whole, plain and of the kind that is asked for; everything else is one error with the remedy."""
 
 import json
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -134,6 +135,9 @@ def test_other_shapes_and_more_blocks_than_the_config_says_are_refused(llama_fol
     edit(llama_folder, "config.json", num_hidden_layers=1)
     with pytest.raises(ModelError, match=r"more blocks than config.json asks for, among them model\.layers\.1\."):
         load_model(llama_folder, device="cpu")
+    ahead = {"model.layers.1.enorm.weight": torch.ones(64)}  # a block that predicts further ahead
+    edit_weights(llama_folder, lambda weights: {**weights, **ahead})
+    load_model(llama_folder, device="cpu")
     edit(llama_folder, "config.json", num_hidden_layers=2, intermediate_size=96)
     with pytest.raises(ModelError, match=r"is \(64, 128\) in the checkpoint, where config\.json asks for \(64, 96\)"):
         load_model(llama_folder, device="cpu")
@@ -159,8 +163,11 @@ def test_an_encoder_from_a_model_with_a_head_is_whole(folder):
 def test_a_lora_is_not_a_model(llama_folder):
     with open(f"{llama_folder}/adapter_config.json", "w") as file:
         json.dump({"peft_type": "LORA", "base_model_name_or_path": "x"}, file)
-    with pytest.raises(ModelError, match="holds a LoRA, not a plain model: merge it first"):
-        load_model(llama_folder, device="cpu")
+    for whole in (True, False):  # with its base beside it, or as `export_peft` writes it
+        with pytest.raises(ModelError, match="holds a LoRA, not a plain model: merge it first"):
+            load_model(llama_folder, device="cpu")
+        if whole:
+            os.remove(f"{llama_folder}/config.json")
 
 
 # --- kinds

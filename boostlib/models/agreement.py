@@ -19,13 +19,14 @@ is well, SmolLM2 and some seventy small models of other kinds stay below 1e-4 in
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.common.errors import ModelError
 from boostlib.common.stable import philox
-from boostlib.common.targets import kind, without
+from boostlib.common.targets import kind, matrix, without
 from boostlib.models.classifier import SequenceClassifier
 from boostlib.update import Weights
 
@@ -64,6 +65,16 @@ def require_agreement(model: nn.Module, basis: SVDBasis, named: bool = False) ->
             f"{', '.join(sorted(trial.unused))}: nothing that the model makes of a text depends on them, so rounds "
             f"would change them blindly. Leave them out{without(basis, unused)}"
         )
+
+
+def random_directions(model: nn.Module, names: Sequence[str]) -> SVDBasis:
+    """Two random directions a weight, with the size of the weight: for the check, where no basis is at hand."""
+    found = {}
+    for name in names:
+        weight, draw = matrix(model.get_submodule(name)).detach(), philox("directions", name)
+        u, v = (F.normalize(torch.from_numpy(draw.standard_normal((side, 2))), dim=0).float() for side in weight.shape)
+        found[name] = u, weight.float().norm().cpu().repeat(2) / 2**0.5, v.T.contiguous()
+    return SVDBasis(found)
 
 
 class _Trial:

@@ -18,10 +18,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from boostlib import SVDBasis, boost
+from boostlib import SVDBasis, boost, target_modules
 from boostlib.common.errors import ModelError
 from boostlib.common.stable import fingerprint_tensors
 from boostlib.models.agreement import require_agreement
+from boostlib.training.lora import LoRA
+from boostlib.update import Weights
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -118,6 +120,21 @@ def test_modules_that_would_be_merged_otherwise_than_trained_are_named(tiny_llam
     remedy = eval(str(caught.value).rsplit("targets=", 1)[1])
     assert name.rsplit(".", 1)[1] not in remedy
     check(model, remedy)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("change", [read_once, called_and_read, rounded, scaled])
+def test_the_lora_baseline_is_checked_too(tiny_llama, change, dtype):
+    model = tiny_llama()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        name = change(model)
+    model.to(dtype)
+    names = target_modules(model)
+    with pytest.raises(ModelError, match=rf"model.layers.\*.{name}: what trains there would not be"):
+        LoRA(names).attach(model, Weights(model, names))
+    names = [one for one in names if not one.endswith(name)]
+    LoRA(names).attach(model, Weights(model, names)).detach()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

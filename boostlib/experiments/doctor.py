@@ -200,7 +200,13 @@ def doctor_model(name: str) -> tuple[list[Row], bool]:
     except ModelError as error:
         return [*rows, ("refused", str(error), "")], False
     usable = True
-    for look in (_targets, _trial, _positions, _demands):  # all that would be refused, not only the first
+    for look in (
+        _targets,
+        _generation,
+        _merging,
+        _positions,
+        _demands,
+    ):  # all that would be refused, not only the first
         try:
             rows += look(model, preset)
         except ModelError as error:
@@ -241,41 +247,53 @@ def _demands(model: nn.Module, preset: Preset) -> list[Row]:
         raise ModelError(f"the folder {preset.model!r} holds a config and no weights: copy them there")
     size, dtype = _numbers(model), default_dtype(default_device())
     needs, advice = _needs(preset, default_device(), _free())
-    roughly = "" if model.config.model_type in COMPARED or not needs.startswith("needs ") else ROUGHLY
+    roughly = "" if model.config.model_type in COMPARED or "GB" not in needs else ROUGHLY
     precision = f"{str(dtype).removeprefix('torch.')} here: {size:,} numbers, {size * dtype.itemsize / GB:.2f} GB"
     return [("dtype", precision, ""), (f"{preset.task} demo", needs + roughly, advice)]
 
 
-def _trial(model: nn.Module, preset: Preset) -> list[Row]:
-    """How the kind generates, and whether an adapter on it is what would be merged: with random numbers, the whole
-    model where it is small, else a few layers of it.
+def _generation(model: nn.Module, preset: Preset) -> list[Row]:
+    """How a language model reads prompts. Raises ModelError where it does not generate."""
+    if isinstance(model, SequenceClassifier):
+        return []
+    tried = _tried(model)
+    if tried is None:
+        reason = window(model.config)
+        path = f"every prompt is read whole: {reason}" if reason else "found out when a run begins"
+        return [("generation", path, "")]
+    found = layout(tried)
+    path = "what all prompts begin with is read once" if found.shares else "every prompt is read whole"
+    apart = "" if found.pads else ", those of one length together"
+    return [("generation", path + apart + (f": {found.reason}" if found.reason else ""), "")]
 
-    Raises ModelError where it does neither.
-    """
-    config, encoder, rows = model.config, isinstance(model, SequenceClassifier), []
-    whole = _numbers(model) <= LARGEST_TRIAL / 4
+
+def _merging(model: nn.Module, preset: Preset) -> list[Row]:
+    """Raises ModelError where an adapter is not what would be merged."""
+    tried = _tried(model)
+    if tried is None:
+        return [
+            ("merging", "found out when a run begins: a few layers of it are too large to try, or need the others", "")
+        ]
+    names = target_modules(tried)
+    require_plain(tried, names)
+    leading = {one: torch.svd_lowrank(matrix(tried.get_submodule(one)).detach(), 2) for one in names}
+    require_agreement(tried, SVDBasis({one: (u, s, v.T) for one, (u, s, v) in leading.items()}))
+    return [("merging", "changes the model as the adapter did, with random numbers", "")]
+
+
+def _tried(model: nn.Module) -> nn.Module | None:
+    """A model of that config with random numbers, or a few layers of it; None where even these are too large to try, or
+    cannot be made alone."""
+    encoder = isinstance(model, SequenceClassifier)
+    config = model.config if _numbers(model) <= LARGEST_TRIAL / 4 else _few_layers(model.config)
     try:
-        small = config if whole else _few_layers(config)
-        too_large = _numbers(built(small, encoder)) > LARGEST_TRIAL
-    except ModelError:  # layers of that kind need each other
-        too_large = True
-    if too_large:
-        why = "" if encoder else window(config)
-        return [("trial", f"not made, for its size; a run makes it when it begins{'; ' if why else ''}{why}", "")]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        tried = built(small, encoder, "cpu").eval()
-        if not encoder:
-            found = layout(tried)
-            path = "what all prompts begin with is read once" if found.shares else "every prompt is read whole"
-            apart = "" if found.pads else ", those of one length together"
-            rows = [("generation", path + apart + (f": {found.reason}" if found.reason else ""), "")]
-        names = target_modules(tried)
-        require_plain(tried, names)
-        leading = {one: torch.svd_lowrank(matrix(tried.get_submodule(one)).detach(), 2) for one in names}
-        require_agreement(tried, SVDBasis({one: (u, s, v.T) for one, (u, s, v) in leading.items()}))
-    how = "as a whole" if whole else "on a few of its layers"
-    return [*rows, ("merging", f"changes the model as the adapter did; tried {how}, with random numbers", "")]
+        if _numbers(built(config, encoder)) > LARGEST_TRIAL:
+            return None
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return built(config, encoder, "cpu").eval()
+    except ModelError:
+        return None
 
 
 def _few_layers(config: PretrainedConfig) -> PretrainedConfig:

@@ -101,6 +101,12 @@ def test_what_would_be_refused_is_refused_here(folder, kind, settings, words):
     )  # the rest is said too
 
 
+def test_a_refusal_hides_nothing_else(folder):
+    rows, usable = said(folder("mamba", **MAMBA))
+    assert not usable and "every prompt is read whole" in rows["generation"] and "91.4%" in rows["coverage"]
+    assert rows["arithmetic demo"] == "needs are not known memory is not estimated for models of the kind 'mamba'"
+
+
 def test_a_kind_that_nothing_takes_is_refused_at_both_doors(folder):
     quantised = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
     for kind, settings in (("bart", {"vocab_size": 64, "d_model": 32}), ("llama", {**SIZES, **quantised})):
@@ -110,8 +116,9 @@ def test_a_kind_that_nothing_takes_is_refused_at_both_doors(folder):
 
 def test_a_model_whose_layers_are_too_large_is_judged_by_its_config(monkeypatch):
     monkeypatch.setattr(doctor_module, "LARGEST_TRIAL", 1e6)
-    rows, usable = said("Qwen/Qwen2.5-3B-Instruct")
-    assert usable and rows["trial"].startswith("not made") and rows["targets"].startswith("252 weights")
+    rows, usable = said("Qwen/Qwen2.5-3B-Instruct")  # its layers have 77 million numbers
+    assert usable and rows["merging"].startswith("found out when a run begins")
+    assert rows["generation"] == "found out when a run begins" and rows["targets"].startswith("252 weights")
 
 
 def test_every_layers_kind_is_tried():

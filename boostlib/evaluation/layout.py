@@ -108,6 +108,11 @@ def most_tokens(model: nn.Module) -> tuple[str, int] | None:
             most = max(most, int(trained * rope["factor"]))
         elif rope.get("rope_type") in ("dynamic", "longrope") and trained < most:
             most, bound = trained, f"{rope['rope_type']} rotary angles change there"
+    kept = getattr(text, "index_topk", None) or getattr(text, "index_topk_blocks", 0) * getattr(
+        text, "index_block_size", 0
+    )
+    if kept and kept < most:
+        most, bound = kept, "its sparse attention leaves tokens out beyond that"
     return bound, most
 
 

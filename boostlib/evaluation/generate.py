@@ -35,6 +35,7 @@ from boostlib.evaluation.layout import (
     layout,
     only_end_tokens,
     read,
+    require_generates,
     require_room,
 )
 from boostlib.models.subject import Subject
@@ -102,6 +103,7 @@ def generate(
 
     Raises ModelError for a model that writes no text from left to right, DataError for a prompt that leaves no room.
     """
+    require_generates(model)
     require_room(model, [len(ids) for ids in prompt_ids], max_new_tokens)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,

@@ -18,6 +18,7 @@ from boostlib.adapter import AdapterConfig
 from boostlib.common.errors import ModelError, TrainingError
 from boostlib.common.stable import fingerprint_tensors
 from boostlib.config import run_identity
+from boostlib.evaluation.generate import end_tokens
 from boostlib.evaluation.vllm import INSTALL, LAUNCH
 from boostlib.experiments.presets import CODE, MATH
 from boostlib.models.subject import Subject
@@ -223,6 +224,8 @@ def test_evaluation_finds_what_plain_decoding_finds(attached, fake, where, stop)
     assert found.completions == plain.completions and len(set(found.completions)) > 3
     assert (found.correct == plain.correct).all() and found.tokens == plain.tokens
     assert [(one["temperature"], one["max_tokens"]) for one in fake.asked] == [(0.0, 5)]
+    stops = [one.get("stop_token_ids") or one["generation_kwargs"]["stop_token_ids"] for one in fake.asked]
+    assert stops == [end_tokens(model, tokenizer)]
 
 
 @PLACES

@@ -188,10 +188,12 @@ def _fetch(args) -> None:
     fetch()
 
 
-def _doctor(args) -> None:
-    from boostlib.experiments.doctor import print_doctor
+def _doctor(args) -> int:
+    from boostlib.experiments.doctor import doctor, doctor_model, print_rows
 
-    print_doctor()
+    rows, usable = (doctor(), True) if args.model is None else doctor_model(args.model)
+    print_rows(rows)
+    return int(not usable)
 
 
 def _given(args, *names: str) -> dict:
@@ -237,7 +239,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", metavar="DIR", help="write the measurements as JSON, one file a subject")
     sub.add_argument("--steps", type=int, help="training steps of the round that is measured (8)")
     add("fetch", _fetch, "install and convert the embedded models")
-    add("doctor", _doctor, "what this machine can do")
+    sub = add("doctor", _doctor, "what this machine can do, or whether a model can be boosted on it")
+    sub.add_argument("--model", help="embedded name, local folder or hub id: what would be adapted, and what refused")
     return parser
 
 

@@ -32,7 +32,7 @@ from boostlib.common.errors import ModelError
 from boostlib.common.settings import Names, valid
 from boostlib.common.stable import cache_dir as default_cache_dir
 from boostlib.common.stable import fingerprint_tensors
-from boostlib.common.targets import matrix, require_plain, target_modules
+from boostlib.common.targets import matrix, require_plain, target_modules, without
 
 log = logging.getLogger(__name__)
 
@@ -142,13 +142,11 @@ class SVDBasis(Mapping[str, tuple[Tensor, Tensor, Tensor]]):
 def _check_shapes(weights: Mapping[str, Tensor], rank: int) -> None:
     name, weight = min(weights.items(), key=lambda item: min(item[1].shape))
     if rank < 1 or rank > min(weight.shape):
-        last = {n: n.rsplit(".", 1)[-1] for n in weights}
-        small = {last[n] for n, w in weights.items() if min(w.shape) < rank}
-        fitting = sorted(set(last.values()) - small) if small else []
+        small = [n for n, w in weights.items() if min(w.shape) < rank]
         raise ModelError(
             f"a basis of rank {rank} was asked for, but {name} is {tuple(weight.shape)}: "
-            f"rank * rounds must lie between 1 and {min(weight.shape)}"
-            + (f", or only the larger weights be adapted, targets={tuple(fitting)}" if fitting else "")
+            f"rank * rounds must lie between 1 and {min(weight.shape)}, or small weights be left out"
+            f"{without(weights, small)}"
         )
     broken = [name for name, weight in weights.items() if not torch.stack(weight.aminmax()).isfinite().all()]
     if broken:

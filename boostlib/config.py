@@ -38,7 +38,8 @@ class BoostConfig:
     """Settings of a run beside those of the trainer.
 
     rounds: how many in all; may be raised later. train_on: "failures", or "all" for TinyLoRA's way.
-    held_out: splits scored after every round. targets: module names to adapt, default every linear of the blocks.
+    held_out: splits scored after every round. targets: parts of the names of modules to adapt, such as "q_proj" or
+    "vision_tower", default every linear layer of the language blocks (see common/targets.py).
     batch_size: prompts decoded together in evaluation. w0_device: where the copy of W0 is kept ("cpu" saves GPU memory
     and costs a transfer per fold); default: with the model. greedy: how strategy="greedy" chooses; the others ignore
     it. drafts: check the last round's completions in one forward pass each and decode only those that no longer stand

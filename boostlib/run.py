@@ -17,7 +17,7 @@ from boostlib.common import world
 from boostlib.common.errors import ModelError, RunError
 from boostlib.common.settings import valid
 from boostlib.common.stable import fingerprint_tensors
-from boostlib.common.targets import coverage, require_bare
+from boostlib.common.targets import coverage, require_plain, target_modules
 from boostlib.config import LAST_BITS, BoostConfig, check_identity, circumstances, environment, run_identity
 from boostlib.evaluation.decode import Decoder
 from boostlib.models.agreement import require_agreement
@@ -101,7 +101,7 @@ def open_run(run: Run, run_dir: str | Path, progress: bool = True) -> Iterator[R
     Raises RunError where the directory holds a run of another identity, is read-only or in use.
     """
     model, config = run.model, run.config
-    require_bare(model)
+    require_plain(model, target_modules(model, config.targets))  # before anything is read of the model, or written
     if model.dtype not in DTYPES.values():
         dtype = str(model.dtype).removeprefix("torch.")
         raise ModelError(
@@ -123,7 +123,7 @@ def open_run(run: Run, run_dir: str | Path, progress: bool = True) -> Iterator[R
         if world.size() > 1:
             world.require_agreement("the basis", _basis_record(run.basis))
         if len(rounds) < config.rounds:
-            require_agreement(model, run.basis)
+            require_agreement(model, run.basis, named=config.targets is not None)
             _say_coverage(run)
         if not started:
             if isinstance(model, SequenceClassifier):  # trained for this run: replay cannot load it by the model's name

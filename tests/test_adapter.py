@@ -1,5 +1,6 @@
 """The adapter: the paper's parameter counts, no trace before and after, and one meaning live and folded."""
 
+import contextlib
 import copy
 
 import pytest
@@ -130,6 +131,21 @@ def test_detached_the_model_is_as_it_was(parts):
     assert not hasattr(model, "boost_adapter")
     assert torch.equal(logits(model), output)
     adapter.detach()  # a second time does nothing
+
+
+def test_factors_lie_where_their_weight_does(parts, monkeypatch):
+    """A model over several devices, pretended: the device "meta" computes shapes only, and knows no autocast."""
+    model, adapter = parts(v=TRAINED)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    model.model.layers[1].to("meta")
+    adapter.attach(model)
+    assert adapter.v.device.type == "cpu"
+    for name, module in ((name, model.get_submodule(name)) for name in adapter.names):
+        assert {part.device for part in adapter._on_device[name]} == {module.weight.device}
+        x = torch.ones(2, 3, module.in_features, device=module.weight.device)
+        assert module(x).device == module.weight.device  # v comes to the module, not the module to v
+    adapter.detach()
+    assert Weights(model, adapter.names).value("model.layers.1.mlp.up_proj", adapter.update()).is_meta
 
 
 def test_an_adapter_can_be_attached_again(parts):

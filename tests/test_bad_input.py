@@ -493,6 +493,7 @@ COMMAND_LINES = [
                                      ["other", "run"], ["run", "--html", ""], ["run", "--html", "empty"],
                                      ["run", "--html", "none/x"], ["run", "other", "--html", "x"],
                                      ["run", "--html", "file/x"], ["run", "--data-dir", ""])),
+    *(["doctor", "--model", name] for name in ("", "none", "empty", "file", "run", "a/b/c", "\0")),
     *(["replay", *rest] for rest in ([], [""], ["none"], ["empty"], ["file"], ["run", "--round", "99"],
                                      ["run", "--round", "-2"], ["run", "--round", "x"], ["run", "--round", "1.5"],
                                      ["run", "--save", "empty"], ["run", "--save", "file"], ["run", "--save", ""],

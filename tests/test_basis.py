@@ -9,9 +9,8 @@ import torch
 from helpers import disk_for
 from safetensors.torch import save_file
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, EsmConfig, EsmForMaskedLM
 
-from boostlib import SVDBasis, target_modules
+from boostlib import SVDBasis
 from boostlib.basis import _triplets
 from boostlib.common.errors import ModelError
 
@@ -154,46 +153,6 @@ def test_zero_weight_is_an_error_not_nan(tmp_path):
     assert all(torch.isfinite(t).all() for t in _triplets(model.layers[0].weight.detach(), 2))
 
 
-# --- which modules
-
-
-def test_llama_targets_are_the_seven_linears_of_each_layer(tiny_llama):
-    names = target_modules(tiny_llama(layers=3))
-    assert len(names) == 7 * 3
-    assert [n.rsplit(".", 1)[-1] for n in names[:7]] == [
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-    ]  # fmt: skip
-    assert not any("head" in n or "embed" in n for n in names)
-    assert names == sorted(names, key=lambda n: int(n.split(".")[2]))
-
-
-TINY = dict(vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
-
-
-@pytest.mark.parametrize(
-    ("kind", "config"),
-    [(BertForMaskedLM, BertConfig(**TINY)), (EsmForMaskedLM, EsmConfig(**TINY, pad_token_id=1, mask_token_id=32))],
-)
-def test_encoder_targets_are_the_six_linears_of_each_layer(kind, config):
-    names = target_modules(kind(config))
-    assert len(names) == 6 * 3
-    assert all(".encoder.layer." in name for name in names)
-
-
-def test_only_keeps_what_it_names(tiny_llama):
-    names = target_modules(tiny_llama(), ["q_proj", "model.layers.1.mlp.up_proj"])
-    assert names == [
-        "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj",
-    ]  # fmt: skip
-
-
-def test_no_such_target_module_says_which_there_are(tiny_llama):
-    with pytest.raises(ModelError, match=r"no target module 'query'.*down_proj.*q_proj"):
-        target_modules(tiny_llama(), ["q_proj", "query"])
-    with pytest.raises(ModelError, match="Linear has no linear layers inside blocks"):
-        target_modules(nn.Linear(2, 2))
-
-
 def test_bits_do_not_depend_on_the_number_of_threads_and_that_number_stays(tmp_path):
     before = torch.get_num_threads()
     shapes = [(300, 200), (200, 300), (200, 200), (96, 40)]
@@ -211,54 +170,3 @@ def test_bits_do_not_depend_on_the_number_of_threads_and_that_number_stays(tmp_p
     finally:
         torch.set_num_threads(before)
     assert equal(*found)
-
-
-# --- weights that are no plain matrices
-
-
-class Coded(torch.Tensor):
-    """A tensor of a class of its own, as libraries of quantization have them."""
-
-
-def as_int8(weight):
-    return torch.nn.Parameter((weight * 100).round().to(torch.int8), requires_grad=False)
-
-
-def as_float8(weight):
-    return torch.nn.Parameter(weight.to(torch.float8_e4m3fn), requires_grad=False)
-
-
-def as_packed(weight):
-    return torch.nn.Parameter(weight.reshape(-1, 1), requires_grad=False).unsqueeze(-1)
-
-
-def as_subclass(weight):
-    return torch.nn.Parameter(weight.as_subclass(Coded), requires_grad=False)
-
-
-def as_other_parameter(weight):
-    return type("Params4bit", (torch.nn.Parameter,), {})(weight)
-
-
-@pytest.mark.parametrize("change", [as_int8, as_float8, as_packed, as_subclass, as_other_parameter])
-def test_a_weight_that_is_no_plain_matrix_is_refused_with_the_remedy(tiny_llama, change):
-    model = tiny_llama()
-    layer = model.model.layers[1].mlp.up_proj
-    changed = change(layer.weight.detach())
-    del layer.weight
-    layer.weight = changed
-    with pytest.raises(ModelError, match=r"layers.1.mlp.up_proj holds no plain matrix .*dequantize\(\)"):
-        SVDBasis.from_model(model, rank=2)
-    other = SVDBasis.from_model(model, rank=2, targets=["q_proj"])  # what is plain can be chosen
-    assert len(other) == 2
-
-
-def test_a_weight_that_is_not_in_memory_or_shared_is_refused(tiny_llama):
-    model = tiny_llama()
-    model.model.layers[0].mlp.up_proj.to("meta")
-    with pytest.raises(ModelError, match="layers.0.mlp.up_proj is not in memory .*without device_map"):
-        SVDBasis.from_model(model, rank=2)
-    model = tiny_llama()
-    model.model.layers[1].self_attn.q_proj.weight = model.model.layers[0].self_attn.q_proj.weight
-    with pytest.raises(ModelError, match="layers.0.self_attn.q_proj and .*layers.1.self_attn.q_proj share one weight"):
-        SVDBasis.from_model(model, rank=2)

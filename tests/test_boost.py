@@ -14,9 +14,20 @@ import helpers
 import pytest
 import torch
 from helpers import CoinTask, FakeTrainer, Killed, ParityTask, config, ends_as_undisturbed, prints, same_runs
+from transformers import MixtralConfig, MixtralForCausalLM
 
-from boostlib import BoostConfig, BoostError, Ledger, boost, effective_rank, epsilon_rank, evaluate, replay
-from boostlib.common.errors import DataError, LedgerError, RunError
+from boostlib import (
+    BoostConfig,
+    BoostError,
+    Ledger,
+    LowRankUpdate,
+    boost,
+    effective_rank,
+    epsilon_rank,
+    evaluate,
+    replay,
+)
+from boostlib.common.errors import DataError, LedgerError, ModelError, RunError
 from boostlib.models.language import default_device
 
 
@@ -61,7 +72,7 @@ def start(kit, tmp_path):
     """start(name="run", rounds=3, ...): one call of boost on a fresh model."""
 
     def run(name="run", rounds=3, task=None, trainer=None, dtype=torch.float32, tied=True, model=None, seed=0, **more):
-        model = model or kit.model(seed, dtype, tied)
+        model = kit.model(seed, dtype, tied) if model is None else model
         arguments = task or kit.task(), trainer or FakeTrainer(), config(rounds, **more)
         return boost(model, kit.tokenizer, *arguments, tmp_path / name, progress=False)
 
@@ -316,6 +327,40 @@ def test_rounds_beyond_the_smallest_weight_are_refused_before_anything_is_writte
         start(rounds=17)
     assert not (tmp_path / "run" / "run.json").exists()
     start(rounds=17, strategy="top", trainer=FakeTrainer(skip=tuple(range(17))))
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (lambda model: model.half(), "is in float16, in which `replay` cannot load it again: load it in bf16 or fp32"),
+        (lambda model: model.double(), "is in float64"),
+        (torch.compile, "OptimizedModule .* is not the plain model: it was compiled"),
+        (torch.nn.DataParallel, "DataParallel .* is not the plain model"),
+        (lambda model: model.to("meta"), r"q_proj is not in memory \(device meta\)"),
+    ],
+)
+def test_a_model_that_no_run_can_be_made_of_is_refused_before_anything_is_written(
+    start, tiny_llama, tmp_path, change, remedy
+):
+    with pytest.raises(ModelError, match=remedy):
+        start("refused", model=change(tiny_llama()))
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_run_says_how_much_of_the_blocks_it_leaves_as_it_is(tiny_tokenizer, tmp_path, caplog):
+    sizes = dict(vocab_size=258, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=4, num_key_value_heads=2)).eval()
+    settings = dict(model=model, tokenizer=tiny_tokenizer, task=ParityTask(), trainer=FakeTrainer())
+    run = boost(**settings, config=config(rounds=1, n_tie=8), run_dir=tmp_path / "run")
+    lines = [r.getMessage() for r in caplog.records if "of the numbers in the matrices of the blocks" in r.getMessage()]
+    assert len(lines) == 1 and lines[0].startswith("MixtralForCausalLM: only 14.2% of the numbers")
+    assert "model.layers.*.mlp.experts.gate_up_proj (56.8%), model.layers.*.mlp.experts.down_proj (28.4%)" in lines[0]
+    caplog.clear()
+    run.weights.set(LowRankUpdate())
+    boost(**settings, config=config(rounds=1, n_tie=8, targets=("q_proj", "k_proj")), run_dir=tmp_path / "named")
+    assert "of the numbers in the matrices" not in caplog.text
 
 
 @pytest.mark.parametrize("rounds", [0, -1])

@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from boostlib.adapter import AdapterConfig
 from boostlib.basis import SVDBasis
 from boostlib.common.errors import BoostError, RunError
+from boostlib.common.targets import matrix
 from boostlib.rank import EXACT, effective_rank_of, epsilon_rank, rank_of, singular_values
 from boostlib.records.ledger import Ledger
 from boostlib.run import given_model, rebuilt_rounds
@@ -144,7 +145,7 @@ def fresh_table(model: nn.Module, updates: Sequence[LowRankUpdate], modules: Seq
     """
     rows = []
     for name in tqdm(modules, desc="fresh SVDs", unit="weight", leave=False):
-        weight = model.get_submodule(name).weight.detach().cpu()
+        weight = matrix(model.get_submodule(name)).detach().cpu()
         found = fresh_svd_rounds(weight, [core_of(weight, *update[name]) for update in updates])
         rows += [(t, name, *pair) for t, pair in enumerate(zip(found.ranks, found.overlaps, strict=True), start=1)]
     return pd.DataFrame(rows, columns=["rounds", "module", "exact", "overlap"])

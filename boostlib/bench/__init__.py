@@ -12,9 +12,9 @@ from typing import Any
 
 from boostlib.bench.decoding import bench_decode, bench_evaluate
 from boostlib.bench.measure import Measurement, print_tables, write
+from boostlib.bench.round import bench_round
 from boostlib.bench.sandbox import bench_sandbox
 from boostlib.bench.setup import Setup
-from boostlib.bench.training import bench_round, bench_step
 from boostlib.bench.weights import bench_basis, bench_fold, bench_merge
 from boostlib.common.errors import BoostError
 from boostlib.config import environment
@@ -23,7 +23,6 @@ from boostlib.models.language import default_device
 SUBJECTS: Mapping[str, Callable[[Setup], list[Measurement]]] = {
     "basis": bench_basis,
     "decode": bench_decode,
-    "step": bench_step,
     "fold": bench_fold,
     "merge": bench_merge,
     "evaluate": bench_evaluate,

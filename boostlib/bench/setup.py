@@ -45,10 +45,10 @@ class Sides:
     """A model for each side, equal in weights: ours with its basis and W0, kept over rounds as in a run; the others are
     loaded when they are asked for."""
 
-    def __init__(self, setup: Setup, blocks: int = 1):
+    def __init__(self, setup: Setup):
         self.setup = setup
         self.ours = Subject(*setup.load(), setup.task)
-        self.basis = SVDBasis.from_model(self.ours.model, setup.adapter.rank * blocks)
+        self.basis = SVDBasis.from_model(self.ours.model, setup.adapter.rank)
         self.weights = Weights(self.ours.model, list(self.basis))
 
     @contextmanager

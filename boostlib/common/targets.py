@@ -11,9 +11,10 @@ embeddings lie outside of them. Left out, too:
 GPT-2's `Conv1D` is a linear layer whose weight is kept transposed. `matrix` knows, and nothing else has to.
 """
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,11 +27,13 @@ from boostlib.common.errors import ModelError
 from boostlib.common.settings import Names, checks, valid
 
 LINEAR = (nn.Linear, Conv1D)
+CODES = (torch.int8, torch.uint8, torch.int32)  # what quantized layers pack their weights into
 WRAPPERS = {  # where the class of a wrapper comes from: what to give in its place
     "peft": "an adapter of PEFT is in it. Merge that first, with PeftModel.from_pretrained(base, adapter)"
     ".merge_and_unload(), or load the base model alone",
     "torch._dynamo": "it was compiled. Give the model itself, which is the compiled one's ._orig_mod",
     "torch.nn.parallel": "it is wrapped for several devices. Give the model itself, which is .module of this one",
+    "deepspeed": "it is wrapped for several devices. Give the model itself, which is .module of this one",
     "torch.distributed": "it is spread over several processes. Give the whole model to each of them",
 }
 
@@ -50,9 +53,12 @@ def target_modules(model: nn.Module, only: Names | None = None) -> list[str]:
     everywhere = _linears(model)
     found = list(filter(_is_language(model, everywhere), everywhere))
     if not found:
+        stacks = tuple(_stacks(model))
+        held = {type(m).__name__ for n, m in model.named_modules() if n.startswith(stacks) and not any(m.children())}
         raise ModelError(
             f"{type(model).__name__} has no linear layers inside blocks (in an nn.ModuleList, or repeated in an "
-            "nn.Sequential or nn.ModuleDict): nothing to adapt"
+            f"nn.Sequential or nn.ModuleDict), but {', '.join(sorted(held)[:9]) or 'nothing'}: nothing to adapt. Load "
+            "a quantized model unquantised"
         )
     if only is None:
         return found
@@ -98,15 +104,17 @@ class Coverage(NamedTuple):
 def coverage(model: nn.Module, targets: Names | None = None) -> Coverage:
     """What `target_modules(model, targets)` adapts of the language blocks. Needs shapes only: on any device, meta too.
 
-    Counted are all parameters of two dimensions and more that lie in those blocks, each once.
+    Counted are all parameters of two dimensions and more that lie in those blocks, each once, and the packed codes of
+    quantized layers, which are buffers.
     """
     names = target_modules(model, targets)
     adapted = {id(model.get_submodule(name).weight): model.get_submodule(name).weight.numel() for name in names}
     stacks, is_language = tuple(_stacks(model)), _is_language(model, _linears(model))
     left: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1 and id(parameter) not in adapted and name.startswith(stacks) and is_language(name):
-            left[kind(name.removesuffix(".weight"))] += parameter.numel()
+    codes = ((name, b) for name, b in model.named_buffers() if b.dim() == 2 and b.dtype in CODES)
+    for name, tensor in (*model.named_parameters(), *codes):
+        if tensor.dim() > 1 and id(tensor) not in adapted and name.startswith(stacks) and is_language(name):
+            left[kind(name.removesuffix(".weight"))] += tensor.numel()
     total = sum(adapted.values())
     return Coverage(total, total + left.total(), dict(left.most_common()))
 
@@ -132,15 +140,14 @@ def require_plain(model: nn.Module, names: list[str]) -> None:
     another module holds too: decomposing codes, or changing two layers at once, would go wrong without a word."""
     owners = _owners(model)
     for name in names:
-        module = model.get_submodule(name)
-        weight = module.weight
+        weight = model.get_submodule(name).weight
         what, dtype = type(weight.data).__name__, str(weight.dtype).removeprefix("torch.")
         plain = type(weight) is nn.Parameter and type(weight.data) is Tensor
         if not plain or not weight.is_floating_point() or weight.element_size() < 2 or weight.dim() != 2:
             raise ModelError(
                 f"{name} holds no plain matrix ({what}, {dtype}, {tuple(weight.shape)}): its singular directions would "
-                "be those of a code. Load the model unquantised, in bf16 or fp32, or call model.dequantize() first; "
-                "take weight norms and other parametrizations off"
+                "be those of a code. Load the model unquantised, in bf16 or fp32, or call model.dequantize() first; of "
+                "a layer with a weight norm, torch.nn.utils.parametrize.remove_parametrizations"
             )
         if weight.is_meta:
             raise ModelError(
@@ -151,14 +158,36 @@ def require_plain(model: nn.Module, names: list[str]) -> None:
             raise ModelError(
                 f"{name} was made under torch.inference_mode(), which forbids to train with it: load the model outside"
             )
-        other = next(
-            (owner for owner, part in owners[_storage(weight)] if owner != name and _overlap(weight, part)), ""
+    shared = {name: owner for name in names if (owner := _other_owner(name, model.get_submodule(name).weight, owners))}
+    if shared:
+        name, owner = next(iter(shared.items()))
+        raise ModelError(
+            f"{name} and {owner} share one weight: an update of one would change the other. Load the model with "
+            f"separate weights, or leave what is shared out{without(names, list(shared))}"
         )
-        if other:
-            raise ModelError(
-                f"{name} and {other} share one weight: an update of one would change the other. Leave both out with "
-                "targets=, or load the model with separate weights"
-            )
+
+
+def without(names: Iterable[str], wrong: Sequence[str]) -> str:
+    """What a message ends with to leave out `wrong` of `names`: ": targets=(...)" of the others, where they differ."""
+    wanted = set()
+    for name in set(names).difference(wrong):
+        fitting = (ending for ending in _endings(name) if not any(_matches(other, ending) for other in wrong))
+        wanted.update(itertools.islice(fitting, 1))
+    return f": targets={tuple(sorted(wanted))}" if wanted else ""
+
+
+def _endings(name: str) -> Iterator[str]:
+    """What a name ends in, the shortest first, as far as all blocks share it."""
+    parts = name.split(".")
+    for start in reversed(range(len(parts))):
+        if not parts[start].isdigit():
+            yield ".".join(parts[start:])
+        elif start < len(parts) - 1:
+            return
+
+
+def _other_owner(name: str, weight: Tensor, owners: Mapping[tuple, list[tuple[str, Tensor]]]) -> str | None:
+    return next((other for other, part in owners[_storage(weight)] if other != name and _overlap(weight, part)), None)
 
 
 def _storage(tensor: Tensor) -> tuple[torch.device, int]:

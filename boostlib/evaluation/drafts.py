@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from boostlib.common import world
 from boostlib.evaluation.decode import Decode
 from boostlib.evaluation.generate import end_tokens, generate, pad_token, reading
-from boostlib.evaluation.layout import cache_for, layout, positions
+from boostlib.evaluation.layout import cache_for, layout, positions, require_room
 from boostlib.models.subject import Subject
 
 POSITIONS = 2048  # of logits in one pass: 400 MB with SmolLM2's vocabulary, 1.2 GB with Qwen2.5's
@@ -43,6 +43,7 @@ class Drafts(Decode):
 
     def complete(self, subject: Subject, prompt_ids: Sequence[list[int]], on_batch) -> list[list[int]]:
         """What `Decode.complete` gives, prompt by prompt; the drafts save work and are brought up to date."""
+        require_room(subject.model, [*map(len, prompt_ids)], subject.task.max_new_tokens)
         task, found = subject.task, [self.known.get(tuple(prompt), []) for prompt in prompt_ids]
         known = [i for i, draft in enumerate(found) if draft]
         kept = _standing(subject, [prompt_ids[i] for i in known], [found[i] for i in known], self.batch_size)

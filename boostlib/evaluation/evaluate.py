@@ -19,7 +19,7 @@ from boostlib.common import world
 from boostlib.common.errors import BoostError, DataError, ModelError
 from boostlib.common.settings import Count, Flag, Name, Seed, Share, checks
 from boostlib.evaluation.decode import Decode, Decoder
-from boostlib.evaluation.generate import encode
+from boostlib.evaluation.generate import prompts_of
 from boostlib.models.classifier import SequenceClassifier, logits
 from boostlib.models.sequences import encode_examples
 from boostlib.models.subject import Subject
@@ -102,7 +102,7 @@ def require_kind(model: nn.Module, task: Task) -> None:
 
 def _completed(subject: Subject, examples: Sequence[Example], decoder: Decoder, on_batch) -> dict:
     def answers(part: Sequence[Example]) -> list[tuple[str, bool, bool, int]]:
-        prompts = encode(subject.tokenizer, [example.prompt for example in part])
+        prompts = prompts_of(subject, part)
         ids = decoder.complete(subject, prompts, on_batch)
         texts = subject.tokenizer.batch_decode(ids, skip_special_tokens=True)
         scores = subject.task.score_many(texts, part)

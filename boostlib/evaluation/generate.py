@@ -17,7 +17,7 @@ import itertools
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,25 +34,48 @@ from boostlib.evaluation.layout import (
     layout,
     only_end_tokens,
     read,
+    require_generates,
     require_room,
 )
 from boostlib.evaluation.loop import loop
 from boostlib.evaluation.sample import Draws, Pick, most_likely
+from boostlib.models.subject import Subject
+from boostlib.tasks.base import Example
 
 SHARED = 4  # a shared prefix shorter than this is not worth a separate pass
 
 
-def encode(tokenizer, prompts: Sequence[str | list[dict]]) -> list[list[int]]:
-    """Token ids per prompt: raw text as it stands, chat messages through the tokenizer's template."""
-    chat = [isinstance(prompt, list) for prompt in prompts]
+def encode(tokenizer, prompts: Sequence[str | list[dict]], options: Mapping[str, Any] | None = None) -> list[list[int]]:
+    """Token ids per prompt: raw text as it stands, chat messages through the tokenizer's template.
+
+    options: variables for that template, such as {"enable_thinking": False}. Raises DataError where there is no
+    template, or it does not know one of them.
+    """
+    chat, options = [isinstance(prompt, list) for prompt in prompts], dict(options or {})
     if any(chat) and not getattr(tokenizer, "chat_template", None):
         raise DataError("the task has chat prompts, but this tokenizer has no chat template: use an instruct model")
+    if options and not all(chat):
+        raise DataError(f"prompt_options={options}: the task has prompts of raw text, which no chat template shapes")
+    for name in options:
+        if not re.search(rf"\b{re.escape(name)}\b", str(tokenizer.chat_template)):
+            raise DataError(f"prompt_options={options}: this tokenizer's chat template knows no {name!r}")
     return [
-        tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=True)["input_ids"]
+        tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=True, **options)["input_ids"]
         if is_chat
         else tokenizer(p)["input_ids"]
         for p, is_chat in zip(prompts, chat, strict=True)
     ]
+
+
+def prompts_of(subject: Subject, examples: Sequence[Example]) -> list[list[int]]:
+    """Token ids of the prompt of each example, as the task asks for it.
+
+    Raises DataError, naming the example, where the model has no room for a prompt and a completion.
+    """
+    task = subject.task
+    found = encode(subject.tokenizer, [example.prompt for example in examples], getattr(task, "prompt_options", None))
+    require_room(subject.model, [*map(len, found)], task.max_new_tokens, [example.id for example in examples])
+    return found
 
 
 @checks
@@ -84,7 +107,8 @@ def generate(
 
     Raises ModelError for a model that writes no text from left to right, DataError for a prompt that leaves no room.
     """
-    require_room(model, prompt_ids, max_new_tokens)
+    require_generates(model)
+    require_room(model, [len(ids) for ids in prompt_ids], max_new_tokens)
     config = GenerationConfig(
         do_sample=False,  # the loop takes the token
         pad_token_id=pad_token(tokenizer),

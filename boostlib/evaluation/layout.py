@@ -88,34 +88,47 @@ def unlike_plain(cache: Any) -> str:
     return f"its cache has layers of {', '.join(sorted(kinds))}" if kinds else ""
 
 
-def most_tokens(config: PreTrainedConfig) -> tuple[str, int] | None:
-    """(setting, tokens): the longest text that a model reads, or None where nothing bounds it (ALiBi, Mamba)."""
-    text = config.get_text_config(decoder=True)
+def most_tokens(model: nn.Module) -> tuple[str, int] | None:
+    """(what bounds it, tokens): the longest text that a model reads, or None where nothing does (ALiBi, Mamba).
+
+    Where a table of positions has a row for padding (RoBERTa), counting starts after it. Rotary angles that depend on
+    the length of the text (dynamic, longrope) change on the way at a bound of their own, for every token read before.
+    """
+    text = model.config.get_text_config(decoder=True)
     name = next((name for name in POSITIONS if type(getattr(text, name, None)) is int), None)
     if name is None or getattr(text, "alibi", False):
         return None
-    most = getattr(text, name)
+    most, bound = getattr(text, name), f"config.{name}"
+    tables = (m for path, m in model.named_modules() if path.rsplit(".", 1)[-1] == "position_embeddings")
+    most -= max((m.padding_idx + 1 for m in tables if getattr(m, "padding_idx", None) is not None), default=0)
     ropes = getattr(text, "rope_parameters", None) or {}
-    for rope in (ropes, *(one for one in ropes.values() if isinstance(one, dict))):  # one a kind of layer, or one
-        if rope.get("rope_type") in ("linear", "dynamic", "yarn") and rope.get("factor"):
-            trained = rope.get("original_max_position_embeddings") or getattr(text, name)
+    for rope in (ropes, *(one for one in ropes.values() if isinstance(one, dict))):  # for all layers, or by their kind
+        trained = rope.get("original_max_position_embeddings") or getattr(text, name)
+        if rope.get("rope_type") in ("linear", "yarn") and rope.get("factor"):
             most = max(most, int(trained * rope["factor"]))
-    return name, most
+        elif rope.get("rope_type") in ("dynamic", "longrope") and trained < most:
+            most, bound = trained, f"{rope['rope_type']} rotary angles change there"
+    kept = getattr(text, "index_topk", None) or getattr(text, "index_topk_blocks", 0) * getattr(
+        text, "index_block_size", 0
+    )
+    if kept and kept < most:
+        most, bound = kept, "its sparse attention leaves tokens out beyond that"
+    return bound, most
 
 
-def require_room(model: nn.Module, prompt_ids: Sequence[list[int]], new: int, names: Sequence[str] = ()) -> None:
-    """Raises DataError where a prompt and `new` tokens are more than the model has positions for, naming the first.
+def require_room(model: nn.Module, lengths: Sequence[int], new: int = 0, names: Sequence[str] = ()) -> None:
+    """Raises DataError where a prompt of so many tokens and `new` others are more than the model has positions for.
 
     Rotary positions go on past what a model was trained for without a word, learned ones end in an IndexError.
     """
-    bound = most_tokens(model.config)
-    for i, ids in enumerate(prompt_ids if bound else ()):
-        if len(ids) + new > bound[1]:
-            which = f"the prompt of {names[i]!r}" if names else f"prompt {i + 1} of {len(prompt_ids)}"
+    bound = most_tokens(model)
+    for i, length in enumerate(lengths if bound else ()):
+        if length + new > bound[1]:
+            which = f"the prompt of {names[i]!r}" if names else f"prompt {i + 1} of {len(lengths)}"
             raise DataError(
-                f"{which} has {len(ids)} tokens; with max_new_tokens={new} that is {len(ids) + new}, and the model "
-                f"reads {bound[1]} (config.{bound[0]}): leave it out, shorten it, lower max_new_tokens, or take a "
-                "model of more positions"
+                f"{which} has {length} tokens, with max_new_tokens={new} {length + new} in all, and the model reads at "
+                f"most {bound[1]} ({bound[0]}): leave it out or shorten it, lower max_new_tokens, or take a model of "
+                "more positions"
             )
 
 
@@ -190,6 +203,10 @@ def _measured(model: nn.Module) -> Layout:
         with only_end_tokens(model):
             model.generation_config.eos_token_id = None
             return _first_that_agrees(model)
+    except torch.OutOfMemoryError:
+        raise
+    except FAILURES as error:
+        raise ModelError(f"{type(model).__name__} generates no text: {type(error).__name__}: {error}") from error
     finally:
         model.train(training)
 
@@ -210,12 +227,7 @@ def _first_that_agrees(model: nn.Module) -> Layout:
     counts = window(model.config)
     if not counts and _off(model, _shared, first, second) <= tiny:
         return Layout(True, True, True)
-    try:
-        alone = _difference(model, _padded, second, second)
-    except torch.OutOfMemoryError:
-        raise
-    except FAILURES as error:
-        raise ModelError(f"{type(model).__name__} generates no text: {type(error).__name__}: {error}") from error
+    alone = _difference(model, _padded, second, second)
     if alone > 2 * tiny:
         raise ModelError(
             f"{type(model).__name__} generates otherwise than its own plain pass says, without any padding: the logits "
@@ -234,12 +246,7 @@ def _require_left_to_right(model: nn.Module, first: list[int], second: list[int]
     """Raises ModelError where what follows changes what stands before."""
     part = len(first) - 1
     rows = torch.tensor([second, 2 * second[:part]], device=model.device)  # of one beginning
-    try:
-        one, other = model(input_ids=rows, use_cache=False).logits[:, :part].float()
-    except torch.OutOfMemoryError:
-        raise
-    except FAILURES as error:
-        raise ModelError(f"{type(model).__name__} reads no plain text: {type(error).__name__}: {error}") from error
+    one, other = model(input_ids=rows, use_cache=False).logits[:, :part].float()
     if (one - other).square().mean().sqrt() > tiny * one.std():
         raise ModelError(
             f"{type(model).__name__} reads both ways, as an encoder does, and so writes no text: a model that reads "
@@ -252,7 +259,7 @@ def sample_prompts(model: nn.Module) -> tuple[list[int], list[int]]:
     settings = model.config.get_text_config(decoder=True).to_dict() | model.config.to_dict()
     special = {i for name, value in settings.items() if "token" in name for i in _whole(value)}
     ordinary = [i for i in range(model.get_input_embeddings().weight.shape[0]) if i not in special]
-    bound = most_tokens(model.config)
+    bound = most_tokens(model)
     part = max(1, min(PART, (bound[1] - NEW - 1) // 2)) if bound else PART
     ids = [ordinary[(k + 1) * 7919 % len(ordinary)] for k in range(2 * part + 1)]
     return ids[: part + 1], ids[:part] + ids[part + 1 :]
@@ -278,6 +285,8 @@ def _difference(model: nn.Module, way, first: list[int], second: list[int]) -> f
 
     Root mean square of the difference, as a share of the logits' spread.
     """
+    before = torch.tensor([first[:2]] * 3, device=model.device)
+    _generated(model, before, torch.ones_like(before), None)  # some models keep a state from the batch before
     out = way(model, first, second)
     found = torch.stack(out.logits, dim=1).float()  # (2, NEW, vocabulary)
     rows = [prompt + ids[-NEW:].tolist() for prompt, ids in zip((first, second), out.sequences, strict=True)]
@@ -290,7 +299,7 @@ def _shared(model: nn.Module, first: list[int], second: list[int]) -> Any:
     prefix = torch.tensor([first[:-1]], device=model.device)
     cache = read(model, prefix, None, None)
     if reason := unlike_plain(cache):
-        raise ModelError(reason)
+        raise TypeError(reason)
     ids, mask = left_padded([one[len(prefix[0]) :] for one in (first, second)], 0, model.device)
     prefix = prefix.repeat(2, 1)
     both = torch.cat([prefix, ids], 1), torch.cat([torch.ones_like(prefix), mask], 1)
@@ -302,11 +311,11 @@ def _padded(model: nn.Module, first: list[int], second: list[int]) -> Any:
 
 
 def _continued(model: nn.Module, first: list[int], second: list[int]) -> Any:
-    """Read all but the last tokens, with the rows in the other order, then choose these."""
-    ids, mask = left_padded([second, first], 0, model.device)
+    """Read all but the last tokens of three rows, then go on with two of them in another order."""
+    ids, mask = left_padded([second, first, second], 0, model.device)
     cache, rows = read(model, ids[:, :-1], mask[:, :-1], None), torch.tensor([1, 0], device=ids.device)
     if cache is None:
-        raise ModelError("it gives no cache back")
+        raise TypeError("it gives no cache back")
     choose_rows(cache, rows)
     return _generated(model, ids[rows], mask[rows], cache)
 

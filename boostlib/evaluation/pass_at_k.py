@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from boostlib.common.errors import BoostError
-from boostlib.evaluation.generate import encode, generate
+from boostlib.evaluation.generate import generate, prompts_of
 from boostlib.evaluation.sample import Draws
 from boostlib.models.subject import Subject
 from boostlib.tasks.base import Example
@@ -40,7 +40,7 @@ def sample_correct(
         ids = generate(
             subject.model,
             tokenizer,
-            encode(tokenizer, [example.prompt for example in examples]),
+            prompts_of(subject, examples),
             task.max_new_tokens,
             temperature=temperature,
             samples=samples,

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from boostlib.evaluation.evaluate import Result, evaluate
+from boostlib.evaluation.generate import prompts_of
 from boostlib.records.rows import Base, Round, Scores, pack_bits, pack_logits
+from boostlib.tasks.base import LabelTask
 
 
 def score_splits(run, progress: bool = True) -> dict[str, Any]:
@@ -31,6 +33,9 @@ def score_splits(run, progress: bool = True) -> dict[str, Any]:
 def base_row(run, fingerprint: str, progress: bool = True) -> Base:
     """The untrained model's line. What its passes cost is no round's, so the decoder's entry is dropped."""
     start = time.perf_counter()
+    if not isinstance(run.task, LabelTask):
+        for split in ("train", *run.config.held_out):  # a prompt without room is found before hours of work, not after
+            prompts_of(run, run.task.split(split))
     scores = score_splits(run, progress)
     run.decoder.entry()
     return Base(**scores, weights_fingerprint=fingerprint, seconds=round(time.perf_counter() - start, 2))

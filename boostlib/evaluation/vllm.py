@@ -6,7 +6,9 @@ TRL's `VLLMGeneration` makes the engine, in this process or as a client of a ser
 - one engine for all rounds and evaluation: vLLM does not give an engine's memory back to its process, and a server's
   weight transfer listens on one port, while a trainer is made anew every round;
 - v and a LoRA's wrappers are left out of what is pushed, and an embedded name becomes the folder that it stands for;
-- what TRL sets in the environment is taken back, else the next trainer would take this for a launched process.
+- what TRL sets in the environment is taken back, else the next trainer would take this for a launched process;
+- the end tokens of the model and the tokenizer are given at every call. TRL states temperature, cut-offs and penalties
+  in full, so that of the folder's generation_config.json nothing else could count.
 
 What this does not cover: it was tested with a fake engine and never run against a real vLLM. The engine computes in the
 dtype that its folder names, whatever the model's. Samples of a server do not follow the run's seed. A task's `stop` is
@@ -26,7 +28,7 @@ from torch import nn
 from boostlib.common import world
 from boostlib.common.errors import BoostError, ModelError
 from boostlib.common.settings import Share, checked
-from boostlib.evaluation.generate import cut_at
+from boostlib.evaluation.generate import cut_at, end_tokens
 from boostlib.models.language import weights_source
 from boostlib.models.subject import Subject
 
@@ -110,6 +112,7 @@ def complete(
     """
     model, stop = subject.model, subject.task.stop
     engine.model, engine.temperature, engine.max_completion_length = model, temperature, subject.task.max_new_tokens
+    engine.generation_kwargs = {"stop_token_ids": end_tokens(model, subject.tokenizer)}
     try:
         with plain_names(model):
             engine.sync_weights()

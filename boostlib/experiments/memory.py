@@ -33,6 +33,7 @@ host. Prompt lengths are those of SmolLM2's tokenizer; another one's differ. Com
 never with a GPU's.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -42,16 +43,19 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
-from boostlib.basis import target_modules
 from boostlib.common.errors import ModelError
+from boostlib.common.targets import matrix, target_modules
+from boostlib.evaluation.layout import window
 from boostlib.experiments.presets import Preset
+from boostlib.models.checkpoint import encoder_class
 from boostlib.models.classifier import SequenceClassifier
-from boostlib.models.language import chosen_dtype, default_device
+from boostlib.models.language import chosen_dtype, default_device, loading, weights_source
 from boostlib.models.sequences import BATCH_TOKENS, LONGEST
 from boostlib.tasks import load_task
 from boostlib.training.grpo import GRPO
 
 GB = 1e9
+COMPARED = ("llama", "qwen2", "bert", "esm")  # kinds of model whose activations the tests compare
 TILE = (4096, 32768)  # TRL's chunked log-probabilities: tokens, entries of the vocabulary
 
 # tokens of the longest training prompt, of the longest prompt of any split, and of what all prompts begin with
@@ -98,7 +102,8 @@ class Shapes:
     attention: int
     keys: int  # key-value heads * head size: what a cache holds, twice, per token and layer
     vocab: int
-    longest: int  # tokens that the model takes
+    longest: int  # tokens that an encoder takes
+    shares: bool  # what all prompts begin with is read once, as far as the config tells
     kind: str  # "gated", "esm" or "plain": which line of the formula holds
 
     @property
@@ -129,15 +134,15 @@ class Shapes:
 def shapes_of(model: nn.Module) -> Shapes:
     """The shapes of a language model, or of a SequenceClassifier, on whatever device, the meta device included.
 
-    Raises ModelError for a kind that the formula does not describe: experts, of which a token sees a few, and layers
-    without attention heads.
+    Raises ModelError for a kind that the formula does not describe: experts, of which a token sees a few, states and
+    convolutions, layers without attention heads.
     """
     config = model.config.get_text_config()
     names = target_modules(model)
-    targets = tuple(tuple(model.get_submodule(name).weight.shape) for name in names)
-    experts = any("experts" in name for name, _ in model.named_parameters())
+    targets = tuple(tuple(matrix(model.get_submodule(name)).shape) for name in names)
+    others = any("experts" in name or isinstance(module, nn.Conv1d) for name, module in model.named_modules())
     heads, layers = (getattr(config, name, None) for name in ("num_attention_heads", "num_hidden_layers"))
-    if experts or not isinstance(heads, int) or not layers:
+    if others or not isinstance(heads, int) or not layers:
         raise ModelError(f"memory is not estimated for models of the kind {config.model_type!r}")
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     gated = any(name.endswith("gate_proj") for name in names)
@@ -150,7 +155,8 @@ def shapes_of(model: nn.Module) -> Shapes:
         attention=heads * size,
         keys=(getattr(config, "num_key_value_heads", None) or heads) * size,
         vocab=config.vocab_size,
-        longest=getattr(config, "max_position_embeddings", None) or LONGEST,
+        longest=getattr(model, "positions", None) or LONGEST,
+        shares=not window(model.config),
         kind="gated" if gated else "esm" if config.model_type == "esm" else "plain",
     )
 
@@ -161,7 +167,7 @@ def shapes_by_name(name: str, classifier: bool = False) -> Shapes:
 
     classifier: as an encoder. Raises ModelError where there is no config to be had.
     """
-    return shapes_of(on_meta(config_by_name(name), classifier))
+    return shapes_of(built(config_by_name(name), classifier))
 
 
 def config_by_name(name: str) -> PretrainedConfig:
@@ -169,19 +175,28 @@ def config_by_name(name: str) -> PretrainedConfig:
     if name in KNOWN:
         kind, sizes, more = KNOWN[name]
         return AutoConfig.for_model(kind, **dict(zip(SETTINGS, sizes, strict=True)), **more)
+    with loading(name):
+        return AutoConfig.from_pretrained(weights_source(name))
+
+
+def built(config: PretrainedConfig, classifier: bool = False, device: str = "meta") -> nn.Module:
+    """A model of that config in fp32: shapes only on "meta", else with random numbers. The config stays as it is.
+
+    Raises ModelError where transformers does not build it.
+    """
+    config = copy.deepcopy(config)
+    encoder: Any = encoder_class(config)
     try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"the shapes of {name!r} are not known here and no config was found: {reason}") from error
-
-
-def on_meta(config: PretrainedConfig, classifier: bool = False) -> nn.Module:
-    """A model without numbers: shapes only."""
-    with torch.device("meta"):
-        if classifier:
-            return SequenceClassifier(AutoModel.from_config(config))
-        return AutoModelForCausalLM.from_config(config)
+        with torch.device(device):
+            if not classifier:
+                return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            whole = encoder is AutoModel
+            return SequenceClassifier(encoder.from_config(config, dtype=torch.float32) if whole else encoder(config))
+    except Exception as error:  # whatever a kind's own code raises
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(
+            f"transformers builds no model of the kind {config.model_type!r} from its config: {reason}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -267,7 +282,7 @@ class _Run:
 
     def _train(self) -> float:
         """Activations, one linear's moment and the loss, of the longest micro-batch; what all prompts share is run
-        once, unless checkpointing.
+        once, unless checkpointing or a model that reads every prompt whole.
 
         The loss: TRL's tile, in the model's dtype, with fp32 copies where there is no kernel; the hidden state's
         gradient.
@@ -275,7 +290,7 @@ class _Run:
         s, e, trainer, new = self.shapes, self.e, self.trainer, self.lengths.new
         checkpointed, loss = getattr(trainer, "gradient_checkpointing", False), 0
         if self.generates:
-            length = self.lengths.prompt - (0 if checkpointed else self.lengths.shared) + new
+            length = self.lengths.prompt - (self.lengths.shared if s.shares and not checkpointed else 0) + new
             rows = min(trainer.micro_batch, trainer.prompts * self.samples)
             scored = rows * (length if self.on_cpu else new)
             tile = min(scored, TILE[0]) * (TILE[1] * e + (20 * min(s.vocab, TILE[1]) if self.on_cpu else 0))

@@ -1,4 +1,5 @@
-"""Language models and classifiers by name: the embedded ones, a local folder, the hub; and how a classifier reads.
+"""Language models and classifiers by name: the embedded ones, a local folder, the hub; how a classifier reads; and
+whether a model takes adapters as they are merged.
 
 Imports tasks, `adapter` and what lies below them.
 """

@@ -46,6 +46,8 @@ def refusal(config: PretrainedConfig, generates: bool) -> str:
         unpacked = f", or load it with transformers and quantization_config={how} and pass that model" if how else ""
         codes = f"is quantised ({method}): its weights are codes, which have no singular directions"
         return f"{codes}; {UNQUANTISED}{unpacked}"
+    if getattr(config, "attention_type", "") == "block_sparse":
+        return f'draws at random what it attends to ({kind}): set attention_type to "original_full" in config.json'
     if not generates:
         return _no_encoder(config, kind)
     if config.is_encoder_decoder:
@@ -97,16 +99,20 @@ def encoder_class(config: PretrainedConfig) -> type:
     return getattr(transformers, f"{name}EncoderModel", AutoModel) if name in T5_KIN else AutoModel
 
 
-def load_whole(loader: Any, source: str, **settings) -> tuple[PreTrainedModel, set[str]]:
-    """(model, names of its weights that the checkpoint lacks) from `loader.from_pretrained`.
-
-    Raises ModelError where weights have other shapes, belong to a LoRA, or where the checkpoint has further blocks.
-    """
+def require_no_lora(source: str) -> None:
+    """Raises ModelError for a folder with a LoRA, which transformers would put on its base without being asked."""
     if (Path(source) / "adapter_config.json").is_file():
         raise ModelError(
             f"{source} holds a LoRA, not a plain model: merge it first (PEFT's merge_and_unload), save that model, and "
-            "load it; or give the folder of its base model"
+            "load it; or give its base model"
         )
+
+
+def load_whole(loader: Any, source: str, **settings) -> tuple[PreTrainedModel, set[str]]:
+    """(model, names of its weights that the checkpoint lacks) from `loader.from_pretrained`.
+
+    Raises ModelError where weights have other shapes, or where the checkpoint has further blocks.
+    """
     # sizes that differ are not ignored: they are named below, where transformers' error would not
     model, report = loader.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
     for name, found, wanted in sorted(report["mismatched_keys"]):
@@ -124,9 +130,14 @@ def load_whole(loader: Any, source: str, **settings) -> tuple[PreTrainedModel, s
 
 
 def further_blocks(left_over: Iterable[str], model: nn.Module) -> list[str]:
-    """Those of the weights without a place that differ from one of the model's by the number of a block alone."""
+    """Those of the weights without a place that differ from one of the model's by the number of a block alone.
+
+    Blocks that predict tokens further ahead (DeepSeek's, GLM's) have parts of their own and are left out on purpose.
+    """
     known = {_numberless(name) for name, _ in model.named_parameters()}
-    return sorted(name for name in left_over if re.search(r"\.\d+\.", name) and _numberless(name) in known)
+    numbered = {name: match[0] for name in left_over if (match := re.match(r".*?\.\d+\.", name))}
+    ahead = {block for name, block in numbered.items() if re.search(r"\.(eh_proj|enorm|hnorm|shared_head)\.", name)}
+    return sorted(name for name, block in numbered.items() if block not in ahead and _numberless(name) in known)
 
 
 def _numberless(name: str) -> str:
@@ -142,17 +153,6 @@ def require_none_missing(missing: Iterable[str], source: str) -> None:
             f"{source}: the checkpoint lacks {shown}, which would be filled at random. It is incomplete, of another "
             "class, or its weights have other names: give a whole checkpoint of this model"
         )
-
-
-@torch.no_grad()
-def require_causal(model: PreTrainedModel, name: str) -> None:
-    """Raises ModelError where the first logits depend on what follows: for code that no config tells about."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    here, changed = (
-        model(input_ids=torch.tensor([[0, last % rows]], device=model.device)).logits[0, 0].float() for last in (1, 2)
-    )
-    if float((here - changed).abs().max()) > 4 * torch.finfo(model.dtype).eps * float(here.abs().max()):
-        raise ModelError(f"{name!r} is no causal language model: what it says first depends on what follows")
 
 
 def used_of(missing: Iterable[str], encoder: nn.Module, states: Callable[[], torch.Tensor]) -> list[str]:

@@ -19,6 +19,7 @@ and the head are not part of the key: they do not enter the features.
 """
 
 import contextlib
+import copy
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,7 @@ from boostlib.tasks.chains import AMINO_ACIDS
 log = logging.getLogger(__name__)
 
 HEAD_FILE = "head.safetensors"
+SAME = 1e-5  # states that are further apart, as a share of the largest, are not the same in fp32
 
 
 class SequenceClassifier(nn.Module):
@@ -53,7 +55,7 @@ class SequenceClassifier(nn.Module):
     def __init__(self, encoder: PreTrainedModel):
         super().__init__()
         if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None
+            encoder.pooler = nn.Identity()  # some call it whatever it is
         self.encoder = encoder
         self.head = nn.Linear(encoder.config.hidden_size, 1, dtype=torch.float32, device=encoder.device)
         nn.init.zeros_(self.head.weight)
@@ -160,7 +162,7 @@ def load_classifier(
             encoder, missing = load_whole(encoder_class(config), source, **settings)
             encoder = encoder.to(place)
         model = SequenceClassifier(encoder).eval()
-        _check_encoder(model, tokenizer, name, missing)
+    _check_encoder(model, tokenizer, name, missing)
     encoder.config._name_or_path = encoder.name_or_path = name
     if (Path(source) / HEAD_FILE).is_file():
         model.load_head(source)
@@ -278,32 +280,56 @@ def _check_alphabet(tokenizer, name: str, config) -> None:
 
 
 def _check_encoder(model: SequenceClassifier, tokenizer, name: str, missing: set[str]) -> None:
-    """Its states must be made of weights that were loaded, and of the residues alone.
+    """States must be made of weights that were loaded, and of the residues alone, the same each time.
 
-    Raises ModelError where weights are missing that the states are made of, where a residue's state depends on what
-    fills the padding (then a score depends on what shares its batch), or on no other residue.
+    Raises ModelError where weights are missing that they are made of; where a residue's state changes from pass to
+    pass, or with the padding behind it (a score would depend on what shares its batch); or depends on no other.
     """
     require_fitting(tokenizer, model.encoder, name)
+    kind = f"{name!r} ({model.config.model_type})"
     one, other = (encode_chains(tokenizer, chain, 16).ids for chain in ("ACDEF", "ALDEF"))
-    real, pad = len(one), tokenizer.pad_token_id
-
-    def states(ids: list[int], filling: int = pad) -> Tensor:
-        tokens = torch.tensor([ids + [filling] * 2], device=model.device)
-        mask = torch.tensor([[1] * real + [0] * 2], device=model.device)
-        return model.states(tokens, mask)[0, :real].float()  # (real, hidden)
-
-    require_none_missing(used_of(missing, model.encoder, lambda: states(one)), name)
-    with torch.no_grad():
-        here, changed, padded = states(one), states(other), states(one, filling=one[1])
-    size, noise = float(here.abs().max()), max(1e-5, 2 * torch.finfo(model.dtype).eps)
-    place = one.index(residue_ids(tokenizer, "A")[0])
-    if float((padded - here).abs().max()) > noise * size:
+    try:
+        missing = set(used_of(missing, model.encoder, lambda: _states(model, one)))
+        with torch.no_grad():
+            here, again, changed = (_states(model, ids) for ids in (one, one, other))
+            leak = _leak(model, one, tokenizer.pad_token_id)
+    except Exception as error:  # code of any model there is
         raise ModelError(
-            f"{name!r} ({model.config.model_type}) reads its padding: states of residues change with what is masked "
-            "out, so that a score would depend on what shares its batch. Use an encoder that masks padding"
-        )
-    if torch.equal(changed[: place + 1], here[: place + 1]):
+            f"{kind} gives no states of residues in {model.dtype} ({type(error).__name__}: {error}): try "
+            'dtype="fp32", or use another encoder'
+        ) from error
+    require_none_missing(missing, name)
+    if _apart(again, here) > max(SAME, 2 * torch.finfo(model.dtype).eps):
+        raise ModelError(f"{kind} gives other states each time, as it draws something at random: use another encoder")
+    if leak > SAME:
         raise ModelError(
-            f"{name!r} ({model.config.model_type}) is no encoder: the state of the first residue does not depend on "
-            "the second. It is causal, or a kernel that it needs is not installed; use another encoder"
+            f"{kind} reads its padding: states of residues change with what is masked out, so that a score would "
+            "depend on what shares its batch. Use an encoder that masks padding"
         )
+    first = one.index(residue_ids(tokenizer, "A")[0])
+    if torch.equal(changed[: first + 1], here[: first + 1]):
+        raise ModelError(
+            f"{kind} is no encoder: the state of the first residue does not depend on the second. It is causal, or a "
+            "kernel that it needs is not installed; use another encoder"
+        )
+
+
+def _states(model: SequenceClassifier, ids: list[int], end: int | None = None) -> Tensor:
+    """States of the first `end` tokens of one sequence, with what follows masked out. (end, hidden) fp32"""
+    end = end or len(ids)
+    mask = [1] * end + [0] * (len(ids) - end)
+    return model.states(*(torch.tensor([row], device=model.device) for row in (ids, mask)))[0, :end].float()
+
+
+def _leak(model: SequenceClassifier, ids: list[int], pad: int) -> float:
+    """By how much padding changes states, as a share of the largest. 0 where it does not matter what fills it; else
+    measured in fp32, as rounding would hide it: MobileBERT reads one token too far, and padding there is zero."""
+    end = len(ids)
+    if torch.equal(_states(model, ids + [pad] * 3, end), _states(model, ids + ids[:3], end)):
+        return 0.0
+    exact = copy.deepcopy(model).float()
+    return _apart(_states(exact, ids + [pad] * 3, end), _states(exact, ids))
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / other.abs().max())

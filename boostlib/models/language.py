@@ -32,7 +32,7 @@ from transformers import (
 
 from boostlib.common.errors import BoostError, ModelError, explain_oom
 from boostlib.common.settings import AnyPath, Flag, checks, valid
-from boostlib.models.checkpoint import load_whole, refusal, require_causal, require_fitting, require_none_missing
+from boostlib.models.checkpoint import load_whole, refusal, require_fitting, require_no_lora, require_none_missing
 from boostlib.models.embedded import EMBEDDED, FETCH, convert, embedded_names, installed_weights
 
 DTYPES = {
@@ -67,8 +67,6 @@ def load_model(
             model, missing = load_whole(AutoModelForCausalLM, source, **settings)
             require_none_missing(missing, name)
             model = model.to(place).eval()
-        if model.is_remote_code():
-            require_causal(model, name)
     model.config._name_or_path = model.name_or_path = name
     tokenizer = _ready(tokenizer, name, model.generation_config.eos_token_id)
     require_fitting(tokenizer, model, name)
@@ -86,6 +84,7 @@ def load_config(name: str, generates: bool = True, trust_remote_code: bool = Fal
 
 def judged_config(name: str, source: str, generates: bool, trust_remote_code: bool) -> PretrainedConfig:
     """`load_config`, where it is known already what `from_pretrained` is given."""
+    require_no_lora(source)
     with loading(name, generates):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     why = refusal(config, generates)

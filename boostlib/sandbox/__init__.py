@@ -33,6 +33,7 @@ What it does not cover:
 
 from boostlib.sandbox.box import CodeSandbox, probe_isolation
 from boostlib.sandbox.results import (
+    AssertsNothing,
     CodeResult,
     CodeTask,
     Limits,
@@ -45,6 +46,7 @@ from boostlib.sandbox.results import (
 )
 
 __all__ = [
+    "AssertsNothing",
     "CodeResult",
     "CodeSandbox",
     "CodeTask",

@@ -28,8 +28,9 @@ def run(job: dict, rpc: int, note: int) -> None:
     reached: list[bool] = []
     try:
         status, detail = _judge(job, peer, reached)
-    except BaseException as error:  # a test may well call sys.exit
-        status, detail = "failed", _line(error)
+    except BaseException as error:  # a test may well call sys.exit, and unittest.main ends with exit(not successful)
+        successful = isinstance(error, SystemExit) and error.code is False
+        status, detail = ("passed", "") if successful else ("failed", _line(error))
     if peer.broken:  # whatever the tests made of it
         status = "protocol_error" if isinstance(peer.broken, Malformed) else GONE
         detail = str(peer.broken)
@@ -58,7 +59,7 @@ def _judge(job: dict, peer: Peer, reached: list[bool]) -> tuple[str, str]:
     if job["entry_point"] in missing:
         return "candidate_error", f"does not define {job['entry_point']}"
     module = types.ModuleType("tests")
-    sys.modules["tests"] = module
+    sys.modules["tests"] = sys.modules["__main__"] = module  # where unittest.main looks for tests
     scope = module.__dict__
     scope[MARK] = lambda: reached or reached.append(True)
     stage, asked = "trusted_prompt", peer.asked

@@ -33,6 +33,10 @@ class TaskError(SandboxError):
     """A task that no candidate could pass, or that every one would: its own fault, not the candidate's."""
 
 
+class AssertsNothing(TaskError):
+    """Tests that programs pass which do nothing right."""
+
+
 class Status(StrEnum):
     """The verdict on one candidate."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from boostlib.sandbox import line
 from boostlib.sandbox.harden import RLIMITS_ONLY
 from boostlib.sandbox.judge import GONE, TASK_ERROR
-from boostlib.sandbox.results import CodeResult, CodeTask, Limits, Status, TaskError
+from boostlib.sandbox.results import AssertsNothing, CodeResult, CodeTask, Limits, Status, TaskError
 
 # All that a helper knows of its surroundings. The fixed hash seed gives candidates the same order of sets every time.
 ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -152,7 +152,7 @@ class Worker:
             verdict = judged["verdict"]
             if not verdict or verdict["status"] != Status.PASSED or verdict["reached"]:
                 return
-        raise TaskError(f"{task} asserts nothing: programs pass that do nothing right")
+        raise AssertsNothing(f"{task} asserts nothing: programs pass that do nothing right")
 
     def _run(self, code: str, task: CodeTask, limits: Limits, watch: bool = False) -> tuple[dict, dict]:
         """What the helpers report of the judge's child, with its "verdict", and of the candidate's."""

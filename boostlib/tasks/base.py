@@ -29,6 +29,10 @@ Prompt = str | list[dict[str, str]]
 Limits = Annotated[
     Mapping[str, Count], Field(description='a mapping of splits to whole numbers of at least 1, such as {"train": 500}')
 ]
+PromptOptions = Annotated[
+    Mapping[str, bool | int | float | str],
+    Field(description='a mapping of variables of the chat template, such as {"enable_thinking": False}'),
+]
 
 
 @dataclass(frozen=True)
@@ -123,10 +127,19 @@ class SplitTask(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(SplitTask):
-    """Base of tasks that a language model answers in text: a subclass also gives `max_new_tokens` and `score`."""
+    """Base of tasks that a language model answers in text: a subclass also gives `max_new_tokens` and `score`.
+
+    prompt_options: variables for the tokenizer's chat template, as some have to switch thinking off; part of a run's
+    identity where there are any.
+    """
 
     stop: ClassVar[str | None] = None  # a completion ends where this regular expression first matches
     max_new_tokens: Count
+    prompt_options: PromptOptions = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        found = super().settings()
+        return found if self.prompt_options else {name: found[name] for name in found if name != "prompt_options"}
 
     @abstractmethod
     def score(self, completion: str, example: Example) -> Score:

@@ -37,7 +37,7 @@ from pydantic import Field
 from boostlib.common.errors import BoostError, DataError
 from boostlib.common.settings import AnyPath, Count, Name, Positive
 from boostlib.common.stable import fingerprint_json
-from boostlib.sandbox import CodeTask, TaskError
+from boostlib.sandbox import AssertsNothing, CodeTask, TaskError
 from boostlib.tasks.answers import as_number, same_answer
 from boostlib.tasks.base import Example, Score
 from boostlib.tasks.gsm8k import extract
@@ -140,7 +140,18 @@ class ErrorLog(ProgramTask):
         return [next(verdicts) if case.scoring == "code" else self._score_text(text, case) for text, case in scored]
 
     def require_sound(self, examples: Sequence[Case]) -> None:
-        """References were run when the log was loaded, and a case may have none."""
+        """Raises TaskError, naming the case, for tests that assert nothing. References were run when the log was
+        loaded; a case may have none, so that a program which does nothing stands in for it. Asked once per case."""
+        new = {case.id: case for case in examples if not case.reference and case.id not in self._sound}
+        for id, case in new.items():
+            idle = "".join(f"def {name}(*args, **kwargs): pass\n" for name in case.check.exports)
+            try:
+                self._box().run(idle, case.check)
+            except AssertsNothing as error:
+                raise TaskError(f"error_log, case '{id}': {error}. Correct its tests or leave it out") from error
+            except TaskError:
+                pass  # what a program that does nothing may well bring about
+        self._sound.update(new)
 
     def _score_text(self, text: str, case: Case) -> Score:
         if case.scoring == "label":

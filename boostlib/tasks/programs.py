@@ -3,14 +3,15 @@ r"""What the tasks whose answers are programs share: finding the code, a sandbox
     "Here is a function:\n```python\ndef is_even(n):\n    return n % 2 == 0\n```\nIt returns ..."
     ->  "def is_even(n):\n    return n % 2 == 0"
 
-Rule, for reward and evaluation alike. The code is the first fenced block, without prompt signs (">>> ") and without the
-indentation or list mark of the block; what follows the language on the fence's own line belongs to it where it is code.
-A fence within the code, such as in a docstring, does not end it: the block ends where the code compiles. Without a
-fence, the code is the text from the first line that begins as code does and compiles up to the first definition. So it
-is where a bare fence ends such text, or where it defines something and the block does not. Code that no fence closes
-loses its last lines until it compiles: it was cut off by the limit of tokens, or prose follows. Correct: the program
-passes all tests. Strict: it also stood in a closed block. A completion ends with its first block: what follows is
-neither generated nor trained on.
+Rule, for reward and evaluation alike. The code is the first fenced block that defines or returns something, or else the
+first one, without prompt signs (">>> ") and without the indentation, list or quotation mark of the block; what follows
+the language on the fence's own line belongs to it where it is code. A fence within the code, such as in a docstring,
+does not end it: the block ends where the code compiles. Without a fence, the code is the text from the first line that
+begins as code does and compiles up to the first definition. So it is where a bare fence ends such text, where it
+defines something and the block does not, or where the fence stands in a string of it. Code that no fence closes loses
+its last lines until it compiles: it was cut off by the limit of tokens, or prose follows. Correct: the program passes
+all tests. Strict: it also stood in a closed block. Generation ends with the first block: what follows is neither
+generated nor trained on.
 
 Every problem's reference is run against its own tests, once, before its first candidate is. Equal programs of one
 problem run once. With `partial=True` the reward is the share of the tests that pass (a program that does not run has
@@ -33,19 +34,30 @@ from boostlib.common.settings import Count, Flag
 from boostlib.sandbox import CodeResult, CodeSandbox, CodeTask, Status, TaskError
 from boostlib.tasks.base import Example, Score, TextTask
 
-_MARGIN = r"[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*"
-# up to the end of the first block: a fence within the code is indented further than its own
+_MARGIN = r"[ \t]*(?:(?:[-*+]|\d+[.)])[ \t]+|>[ \t]*)*"
+_TICKS = r"`{3,}(?=[^\n`]*\n)|~{3,}"
+_QUOTES = r"\"{3}|'{3}"
+_STRING = r"\"{3}(?:\\.|(?!\"{3})[^\\])*\"{3}|'{3}(?:\\.|(?!'{3})[^\\])*'{3}"
+_LINES = rf"(?>(?:(?!{_MARGIN}(?:{_TICKS}))(?:{_STRING}|(?!{_QUOTES})[^\n])*\n)*)"
+# up to the end of the first block: a fence within the code stands in a string, or is indented further than its own
 BLOCK_END = (
-    rf"(?ms)\A(?:(?!{_MARGIN}```[^\n`]*\n)[^\n]*\n)*(?=([ \t]*)){_MARGIN}```[^\n`]*\n(.*?)^(?:\1)?[> ]{{0,3}}```"
+    rf"(?ms)\A{_LINES}(?=([ \t]*)){_MARGIN}({_TICKS})[^\n]*\n"
+    rf"(?:{_STRING}|(?!{_QUOTES}).)*?^(?:\1)?[> ]{{0,3}}\2"
 )
 # (what stands before the fence, the fence, what follows on its line)
 _FENCE = re.compile(rf"(?m)^({_MARGIN})(`{{3,}}|~{{3,}})([^\n]*)(?:\n|\Z)")
-_LAST_FENCE = re.compile(r"(?m)^((?:(?!```)[^\n])*[^\s`])```[ \t]*$")  # after the last line of the code, on that line
+# after the last line of the code or of the prose before, on that line
+_GLUED_FENCE = re.compile(
+    r"(?m)^((?:(?!```)[^\n])*(?:[^\s`](?=```[ \t]*$)|[a-zA-Z:][ \t]*(?=```(?:python|py)[\d.]*[ \t]*$)))```"
+)
 _LANGUAGE = re.compile(r"(?i)^[ \t]*\{?\.?(?:python|py)[\d.]*\}?(?![\w.])[ \t]*")
 _CODE_LINE = re.compile(
-    r"(?m)^(?:(?:async )?def |class |import |from \w|@\w|(?:if|for|while|with|try)\b.*:|\w+(?:: *[^=\n]+)? = )"
+    r"(?m)^(?:(?:async )?def |class |import |from \w|@\w|(?:if|for|while|with|try)\b.*:"
+    r"|\w+(?:, *\w+)*(?:: *[^=\n]+)? = )"
 )
 _DEFINITION = re.compile(r"(?m)^(?:(?:async )?def |class |@\w)|^\w+ = lambda\b")
+_RETURN = re.compile(r"(?m)^\s*return\b")
+_INDENTED = re.compile(r"(?m)^([ \t]+)(?:def |class |import |from \w)")
 _PROMPT_SIGN = re.compile(r"(?m)^(?:>>> |\.\.\. |>>>$|\.\.\.$)")
 MAX_TRIES = 20  # of places where code may begin or end
 
@@ -153,52 +165,89 @@ def _sandbox(_process: int, workers: int, unsafe: bool) -> CodeSandbox:
 
 def find_code(completion: str) -> tuple[str, bool]:
     """(the code of a completion, whether it stood in a closed block); ("", False) where there is none."""
-    text = _LAST_FENCE.sub(r"\1\n```", completion)
+    text = _GLUED_FENCE.sub(r"\1\n```", completion.removeprefix("\ufeff"))
     fence = _FENCE.search(text)
     if not fence:
         return _loose(text), False
     before = text[: fence.start()]
+    if re.search(_QUOTES, before):
+        whole = _loose(text)
+        if text.find(whole) < fence.start() < text.find(whole) + len(whole):
+            return whole, False  # the fence stands in a string of it
     loose = _loose(before)
     if not fence[3].strip() and _DEFINITION.search(loose) and before.rstrip().endswith(loose.rstrip()):
         return loose, False  # the fence is the end of a block that the prompt began
-    code, closed = _block(text, fence)
+    code, closed = _first_block(text, fence)
     if _DEFINITION.search(loose) and not _DEFINITION.search(code):
         return loose, False
     return code, closed
 
 
-def _block(text: str, fence: re.Match[str]) -> tuple[str, bool]:
-    """The code that `fence` opens, and whether a fence closes it."""
+def _first_block(text: str, fence: re.Match[str]) -> tuple[str, bool]:
+    """The first block, from `fence` on, that defines or returns something; else the one that `fence` opens."""
+    first = None
+    for _ in range(MAX_TRIES):
+        code, end = _block(text, fence)
+        found = code, end is not None
+        first = first or found
+        if _DEFINITION.search(code) or _RETURN.search(code):
+            return found
+        following = end and _FENCE.search(text, end)
+        if not following:
+            break
+        fence = following
+    return first or ("", False)
+
+
+def _block(text: str, fence: re.Match[str]) -> tuple[str, int | None]:
+    """The code that `fence` opens, and where the fence that closes it ends: None where none does."""
     head, tick, rest = _LANGUAGE.sub("", fence[3]), fence[2], text[fence.end() :]
     if tick in head:  # all on one line
-        return head[: head.index(tick)].strip() + "\n", True
+        return head[: head.index(tick)].strip() + "\n", fence.end()
     margin = re.sub(r"[^ \t>]", " ", fence[1])
     head = f"{margin}{head}\n" if _CODE_LINE.match(head) else ""
-    ends = [end.start() for end in _FENCE.finditer(rest) if end[2].startswith(tick)][:MAX_TRIES]
-    bodies = [_plain(head + rest[:end], quoted=">" in margin) for end in ends]
+    ends = [end for end in _FENCE.finditer(rest) if end[2].startswith(tick)][:MAX_TRIES]
+    bodies = [_plain(head + rest[: end.start()], quoted=">" in margin) for end in ends]
     if bodies:
-        return next((body for body in bodies if compiles(body)), bodies[0]), True
-    return compilable(_plain(head + rest, quoted=">" in margin)), False
+        best = next((i for i, body in enumerate(bodies) if compiles(body)), 0)
+        return bodies[best], fence.end() + ends[best].end()
+    return compilable(_plain(head + rest, quoted=">" in margin)), None
 
 
 def _plain(body: str, quoted: bool) -> str:
     """A block's lines without what its place in the text puts before them."""
     if quoted:
-        body = re.sub(r"(?m)^[ \t]*> ?", "", body)
+        body = re.sub(r"(?m)^[ \t]*(?:> ?)+", "", body)
     return _PROMPT_SIGN.sub("", textwrap.dedent(body))
 
 
 def _loose(text: str) -> str:
-    """The code of text without fences: from the first line like code that leads up to the first definition."""
+    """The code of text without fences: from the first line like code that leads up to the first definition, all of it
+    indented or not, to the first words that only happen to compile."""
+    text = _PROMPT_SIGN.sub("", text)
+    if not _DEFINITION.search(text) and (indented := _INDENTED.search(text)):
+        text = re.sub(rf"(?m)^{indented[1]}", "", text)
     definition = _DEFINITION.search(text)
     starts = [line.start() for line in _CODE_LINE.finditer(text)]
     found = ""
     for start in starts[:MAX_TRIES]:
         code = compilable(text[start:])
         if definition is None or start + len(code) > definition.end():
-            return code
+            return _without_words(code)
         found = found or code
     return found
+
+
+def _without_words(code: str) -> str:
+    """`code` up to a line after a definition that is but words: "Done", or "Note: doubles"."""
+    defined = False
+    for node in parsed(code).body:
+        words = isinstance(node, ast.AnnAssign) and node.value is None
+        words |= isinstance(node, ast.Expr) and isinstance(node.value, (ast.Name, ast.Tuple))
+        if words and defined:
+            return "".join(code.splitlines(keepends=True)[: node.lineno - 1])
+        defined |= isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    return code
 
 
 def compilable(code: str) -> str:

@@ -10,8 +10,9 @@ Early stopping: the loss on the validation split is measured before the first st
 numbers with the lowest loss are kept, and training ends when `patience` checks in a row brought no lower one. Where no
 step helped, the round is skipped and the ledger says so: failures alone can pull a model away from what it knows.
 
-Departures and choices that no source states: dropout is off; class weights come from the examples trained on,
-validation's from validation; both classes weigh the same where `balance` is on and both occur.
+Departures and choices that no source states: rounds train in eval mode, so that dropout is off and every loss is that
+of the model which is scored; class weights come from the examples trained on, validation's from validation; both
+classes weigh the same where `balance` is on and both occur.
 """
 
 import math

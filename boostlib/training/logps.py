@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from boostlib.evaluation.generate import shared_prefix
-from boostlib.evaluation.layout import FAILURES, layout, left_padded, sample_prompts
+from boostlib.evaluation.layout import FAILURES, layout, left_padded, require_room, sample_prompts
 
 _KNOWN: WeakKeyDictionary[nn.Module, "Trusted"] = WeakKeyDictionary()
 
@@ -38,9 +38,11 @@ def completion_logps(
     fused head; temperature: use the model's own logits instead, divided by it. Equal rows are run once; tokens that all
     rows begin with are run once for the whole batch where the model's layout shares them.
     """
+    plain = plain_model(model)
+    require_room(plain, mask.sum(dim=1).tolist())
     both, inverse = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
     ids, mask = both.chunk(2, dim=1)
-    if temperature is None and not model.training and layout(plain_model(model)).shares:
+    if temperature is None and not model.training and layout(plain).shares:
         logps, entropies = _after_prefix(model, ids, mask, keep)
     else:
         logps, entropies = _whole(model, ids, mask, keep, temperature)

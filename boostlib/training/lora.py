@@ -17,6 +17,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from boostlib.common.errors import BoostError
+from boostlib.common.targets import require_plain
+from boostlib.models.agreement import random_directions, require_agreement
 from boostlib.update import LowRankUpdate, Weights
 
 
@@ -36,8 +38,11 @@ class LoRA:
     def attach(self, model: nn.Module, weights: Weights) -> "LoRA":
         """Wrap the target modules of `model` and freeze everything else. No output changes: B is 0.
 
-        weights: W0, taken before. Names of the wrapped weights gain PEFT's `.base_layer` until `detach`.
+        weights: W0, taken before. Names of the wrapped weights gain PEFT's `.base_layer` until `detach`. Raises
+        ModelError for weights that are no plain matrices, or that are not used as such.
         """
+        require_plain(model, self.names)
+        require_agreement(model, random_directions(model, self.names), named=True)
         self._frozen = [(p, p.requires_grad) for p in model.parameters()]
         transposed = isinstance(model.get_submodule(self.names[0]), Conv1D)
         config = LoraConfig(

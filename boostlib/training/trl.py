@@ -34,8 +34,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from boostlib.adapter import TinyLoRA
 from boostlib.common import world
-from boostlib.common.errors import TrainingError, explain_oom
-from boostlib.evaluation.generate import flat_linears, generate
+from boostlib.common.errors import ModelError, TrainingError, explain_oom
+from boostlib.evaluation.generate import flat_linears, generate, prompts_of
 from boostlib.evaluation.layout import layout
 from boostlib.evaluation.sample import Draws
 from boostlib.evaluation.vllm import complete, engine
@@ -69,6 +69,12 @@ class Pass:
         settings, subject, model = self.settings, self.subject, self.subject.model
         watch, trained = Watch([p for p in model.parameters() if p.requires_grad], adapter), Training()
         prompts = prompts_a_step(settings, len(self.examples))
+        prompts_of(subject, self.examples)  # each has room for a completion
+        if subject.tokenizer.pad_token_id is None and subject.tokenizer.eos_token_id is None:
+            raise ModelError(
+                "this tokenizer has neither an end token nor a padding token, and training puts rows of different "
+                "lengths together: set tokenizer.pad_token to a token that no text of the task contains"
+            )
         if settings.gradient_checkpointing and (active := dropouts(model)):
             raise TrainingError(
                 f"GRPO(gradient_checkpointing=True) trains in train mode, and {active[0]} drops out: set it to 0 in "
@@ -82,7 +88,6 @@ class Pass:
             explain_oom("micro_batch or prompts of GRPO", f"{settings.micro_batch} and {prompts}"),
             flat_linears(model),
             _source_for_reference(model, settings.beta),
-            _no_router_logits(model),
         ):
             warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # renamed in transformers
             warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)  # renamed in torch
@@ -133,7 +138,7 @@ class Pass:
             temperature=settings.temperature,
             beta=settings.beta,
             loss_type="dapo",
-            router_aux_loss_coef=0.0,
+            chat_template_kwargs=dict(getattr(subject.task, "prompt_options", {})) or None,
             gradient_checkpointing=settings.gradient_checkpointing,
             bf16=False,  # the model keeps its own dtype and v stays fp32: no autocast
             use_vllm=False,  # TRL would make an engine of its own, every round: ours is given to the trainer instead
@@ -187,6 +192,7 @@ class FoldingTrainer(GRPOTrainer):
     def __init__(self, model: nn.Module, *arguments, **settings):
         layout(model)  # refuses a model that writes no text, before TRL wraps this one
         super().__init__(model, *arguments, **settings)
+        self.aux_loss_enabled = False  # routers do not train, so that no load needs balancing
         trusted(model, self.temperature)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
@@ -240,15 +246,16 @@ class FoldingTrainer(GRPOTrainer):
         if not checkpoints:
             model.eval()  # no dropout; TRL itself looks at the mode to tell training from evaluation
         try:
-            if trust.rows and (batch_size or checkpoints):
-                return super()._get_per_token_logps_and_entropies(
-                    model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
-                )
-            own = None if trust.head else self.temperature
-            parts = [
-                completion_logps(model, *part, logits_to_keep, own)
-                for part in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True)
-            ]
+            with _no_router_logits(self.accelerator.unwrap_model(model)):
+                if trust.rows and (batch_size or checkpoints):
+                    return super()._get_per_token_logps_and_entropies(
+                        model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
+                    )
+                own = None if trust.head else self.temperature
+                parts = [
+                    completion_logps(model, *part, logits_to_keep, own)
+                    for part in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True)
+                ]
         finally:
             model.train(training)
         logps, entropies = (torch.cat(side) for side in zip(*parts, strict=True))

@@ -1,15 +1,20 @@
 """Shared prefixes, batches and repeated samples save work and change no token."""
 
+import copy
 import functools
 
 import pytest
 import torch
+from helpers import ParityTask
 from transformers import GenerationConfig
 
-from boostlib.common.errors import DataError
+from boostlib import GRPO, AdapterConfig, SVDBasis, TinyLoRA, evaluate
+from boostlib.common.errors import BoostError, DataError
 from boostlib.evaluation import loop
-from boostlib.evaluation.generate import cut_at, encode, flat_linears, generate, shared_prefix
+from boostlib.evaluation.generate import cut_at, encode, end_tokens, flat_linears, generate, shared_prefix
 from boostlib.evaluation.sample import Draws
+from boostlib.models.subject import Subject
+from boostlib.tasks.gsm8k import GSM8K
 
 PREFIX = [5, 9, 44, 17, 80, 33]
 RAGGED = [[7], [60, 3, 91, 12], [8, 8], [7, 30, 55, 90, 120, 200, 31], [99, 4, 4]]
@@ -235,7 +240,15 @@ LEAKS = {
     "min length": {"min_new_tokens": 9},
     "sequences": {"num_return_sequences": 2}, "sampling": {"do_sample": True, "temperature": 0.1, "top_k": 1},
     "length penalty": {"exponential_decay_length_penalty": (1, 5.0)},
-    "static cache": {"cache_implementation": "static"},
+    "static cache": {"cache_implementation": "static"}, "quantized cache": {"cache_implementation": "quantized"},
+    "cut-offs": {"temperature": 0.01, "top_k": 1, "top_p": 0.1, "renormalize_logits": True},
+    "contrastive": {"penalty_alpha": 0.6, "top_k": 4}, "layers": {"dola_layers": "low"},
+    "lookup": {"prompt_lookup_num_tokens": 3}, "guidance": {"guidance_scale": 3.0}, "length": {"max_length": 3},
+    "texts": {"stop_strings": ["a"]}, "time": {"max_time": 0.0}, "diverse": {"num_beams": 4, "num_beam_groups": 2},
+    "watermark": {"watermarking_config": {"bias": 9.0, "greenlist_ratio": 0.25}}, "healing": {"token_healing": True},
+    "repetition": {"repetition_penalty": 5.0}, "no n-grams of the prompt": {"encoder_no_repeat_ngram_size": 1},
+    "shortest": {"min_length": 40}, "pieces": {"prefill_chunk_size": 2}, "scores": {"output_scores": True},
+    "constraints": {"force_words_ids": [[40]]}, "start": {"decoder_start_token_id": 44, "bos_token_id": 45},
 }  # fmt: skip
 
 
@@ -253,3 +266,86 @@ def test_nothing_of_the_models_settings_counts_but_its_end_tokens(lively, tiny_t
             found.append(generate(model, tiny_tokenizer, prompts, 8, temperature=temperature, samples=2))
         assert model.generation_config is own
     assert found[0] == found[1] and all(len(row) == 8 or row[-1] in (1, 70) for row in found[0])
+
+
+# --- end tokens, padding, templates
+
+
+def without(tokenizer, *names):
+    """A tokenizer that lacks these special tokens."""
+    other = copy.deepcopy(tokenizer)
+    for name in names:
+        setattr(other, name, None)
+    return other
+
+
+def test_a_tokenizer_without_an_end_token_writes_to_the_end_or_to_the_models_own(lively, tiny_tokenizer):
+    model, bare = lively(), without(tiny_tokenizer, "eos_token", "pad_token")
+    assert bare.eos_token_id is None and bare.pad_token_id is None
+    model.generation_config.eos_token_id = None
+    free = generate(model, bare, PROMPTS["shared"], 6)
+    assert free == generate(model, tiny_tokenizer, PROMPTS["shared"], 6, stop_at_end=False)
+    assert [len(ids) for ids in free] == [6] * 5 and end_tokens(model, bare) == []
+    model.generation_config.eos_token_id = end = free[0][2]
+    assert generate(model, bare, PROMPTS["shared"], 6)[0] == free[0][: free[0].index(end) + 1]
+
+
+def test_a_tokenizer_without_a_padding_token_decodes_the_same(lively, tiny_tokenizer):
+    model = lively()
+    found = generate(model, without(tiny_tokenizer, "pad_token"), PROMPTS["unshared"], 6)
+    assert found == generate(model, tiny_tokenizer, PROMPTS["unshared"], 6)
+
+
+THINKING = (
+    "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think></think>' }}{% endif %}"
+)
+CHAT = [{"role": "user", "content": "hi"}]
+
+
+def test_options_reach_the_chat_template_and_what_it_does_not_know_is_named(tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", THINKING)
+
+    def text(options=None):
+        return tiny_tokenizer.decode(encode(tiny_tokenizer, [CHAT], options)[0])
+
+    assert text() == text({}) == text({"enable_thinking": True}) == "hi"
+    assert text({"enable_thinking": False}) == "hi<think></think>"
+    with pytest.raises(DataError, match="prompt_options=.*'thinking': True.*knows no 'thinking'"):
+        text({"thinking": True})
+    with pytest.raises(DataError, match="prompts of raw text, which no chat template shapes"):
+        encode(tiny_tokenizer, ["raw"], {"enable_thinking": False})
+
+
+def test_options_are_part_of_a_tasks_identity_where_there_are_any():
+    plain, thoughtless = GSM8K(), GSM8K(prompt_options={"enable_thinking": False})
+    assert "prompt_options" not in plain.settings() and plain.settings() == GSM8K(prompt_options={}).settings()
+    assert thoughtless.settings() == {**plain.settings(), "prompt_options": {"enable_thinking": False}}
+    with pytest.raises(BoostError, match="prompt_options must be a mapping of variables of the chat template"):
+        GSM8K(prompt_options=["enable_thinking"])
+
+
+def test_evaluation_and_rollouts_ask_with_the_options(lively, tiny_tokenizer, monkeypatch, tmp_path):
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", THINKING)
+
+    class Task(ParityTask):
+        prompt_options = {"enable_thinking": False}
+
+    model, task, seen = lively(), Task(chat=True), []
+    examples = task.split("train")[:3]
+    wanted = {text + "<think></think>" for text in (example.prompt[0]["content"] for example in examples)}
+
+    def watched(*args, **kwargs):
+        seen.extend(tiny_tokenizer.batch_decode(args[2]))
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr("boostlib.evaluation.decode.generate", watched)
+    monkeypatch.setattr("boostlib.training.trl.generate", watched)
+    evaluate(model, tiny_tokenizer, task, examples=examples, progress=False)
+    assert set(seen) == wanted
+    seen.clear()
+    adapter = TinyLoRA(SVDBasis.from_model(model, 2, cache_dir=tmp_path), AdapterConfig(n_tie=7)).attach(model)
+    GRPO(prompts=3, samples=4, max_samples=4, max_steps=1).train(
+        Subject(model, tiny_tokenizer, task), examples, adapter
+    )
+    assert set(seen) == wanted

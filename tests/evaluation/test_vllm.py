@@ -18,6 +18,8 @@ from boostlib.adapter import AdapterConfig
 from boostlib.common.errors import ModelError, TrainingError
 from boostlib.common.stable import fingerprint_tensors
 from boostlib.config import run_identity
+from boostlib.evaluation.generate import end_tokens
+from boostlib.evaluation.sample import SAMPLER
 from boostlib.evaluation.vllm import INSTALL, LAUNCH
 from boostlib.experiments.presets import CODE, MATH
 from boostlib.models.subject import Subject
@@ -223,6 +225,8 @@ def test_evaluation_finds_what_plain_decoding_finds(attached, fake, where, stop)
     assert found.completions == plain.completions and len(set(found.completions)) > 3
     assert (found.correct == plain.correct).all() and found.tokens == plain.tokens
     assert [(one["temperature"], one["max_tokens"]) for one in fake.asked] == [(0.0, 5)]
+    stops = [one.get("stop_token_ids") or one["generation_kwargs"]["stop_token_ids"] for one in fake.asked]
+    assert stops == [end_tokens(model, tokenizer)]
 
 
 @PLACES
@@ -282,13 +286,16 @@ def test_recorded_runs_keep_their_trainer(load):
     fields = set(GRPO().settings())
     trainers = [json.loads(path.read_text())["identity"]["trainer"] for path in RUNS]
     recorded = [trainer for trainer in trainers if trainer["kind"] == "grpo"]
-    assert len(recorded) > 10 and all(set(trainer) == fields for trainer in recorded)
+    assert len(recorded) > 10
+    for trainer in recorded:  # those of before `sampler` sampled with torch's own generator
+        assert set(trainer) | {"sampler"} == fields
 
 
 def test_whether_vllm_samples_is_identity_and_where_it_runs_is_not(load, fake):
     model, _ = load()
     here, there = (GRPO(use_vllm=True, vllm=where) for where in (VLLM(), SERVER))
-    assert here.settings() == there.settings() == {**GRPO().settings(), "use_vllm": True}
+    assert here.settings() == there.settings()
+    assert here.settings() | {"sampler": SAMPLER} == {**GRPO().settings(), "use_vllm": True}
     plain, one, other = (
         run_identity(model, ParityTask(), GRPO(), BoostConfig(vllm=where)) for where in (None, VLLM(), SERVER)
     )

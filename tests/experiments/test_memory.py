@@ -17,10 +17,10 @@ from boostlib.experiments.memory import (
     GB,
     KNOWN,
     PROMPTS,
+    built,
     config_by_name,
     estimate,
     lengths_of,
-    on_meta,
     remedy,
     shapes_by_name,
     shapes_of,
@@ -114,7 +114,7 @@ def test_the_table_agrees_with_the_embedded_models(name):
     if embedded_models()[name] != "converted":
         pytest.skip("not converted here")
     config, classifier = AutoConfig.from_pretrained(convert(name)), not EMBEDDED[name].generates
-    assert shapes_of(on_meta(config, classifier)) == shapes_by_name(name, classifier)
+    assert shapes_of(built(config, classifier)) == shapes_by_name(name, classifier)
 
 
 def test_every_preset_has_known_shapes_and_lengths():
@@ -126,7 +126,7 @@ def test_every_preset_has_known_shapes_and_lengths():
 
 def test_a_local_folder_gives_its_shapes_and_an_unknown_name_an_error(tiny_llama, tmp_path):
     tiny_llama().save_pretrained(tmp_path)
-    assert shapes_of(on_meta(config_by_name(str(tmp_path)))) == shapes_of(tiny_llama())
+    assert shapes_of(built(config_by_name(str(tmp_path)))) == shapes_of(tiny_llama())
     with pytest.raises(ModelError, match="nobody/nothing"):
         shapes_by_name("nobody/nothing")
 

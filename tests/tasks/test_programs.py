@@ -75,6 +75,9 @@ def test_code_is_found(completion, code, closed):
 
 F = "```"
 INNER = f'def double(n):\n    """Doubles.\n\n    {F}\n    double(2)\n    {F}\n    """\n    return 2 * n\n'
+MARGIN = INNER.replace("    " + F, F)  # the fence within the code stands at the margin
+QUOTES = "'" * 3
+QUOTES = '"' * 3
 LISTED = "{0}   def double(n):\n{0}       return 2 * n\n"
 
 
@@ -116,6 +119,51 @@ LISTED = "{0}   def double(n):\n{0}       return 2 * n\n"
         (f"   {F}python\n{LISTED.format('')}", False),
         (f"> {F}python\n> def double(n):\n>     return 2 * n\n> {F}\n", True),
         (f"{F}python\n{DOUBLE}{F}\n".replace("\n", "\r\n"), True),
+        (f"{F}bash\npip install x\n{F}\nThen:\n{F}python\n{DOUBLE}{F}", True),  # the block that defines something
+        (f"{F}\n2\n{F}\n{F}python\n{DOUBLE}{F}", True),
+        (f'{F}json\n{{"n": 2}}\n{F}\n{F}python\n{DOUBLE}{F}', True),
+        (f"{F}python\nprint(double(2))\n{F}\nCode:\n{F}python\n{DOUBLE}{F}", True),
+        (f"{F}python\nimport math\n{F}\n{F}python\n{DOUBLE}", False),
+        (f"{F}python\n{DOUBLE}{F}\nTest:\n{F}python\ndef double(n): return 0\n{F}", True),
+        (f"Here it is: {F}python\n{DOUBLE}{F}", True),
+        (f"{F}pycon\n>>> def double(n):\n...     return 2 * n\n...\n>>> x = double(2)\n{F}", True),
+        (f"{F}python\n# {F}\n{DOUBLE}{F}", True),
+        (f"{F}python\n{DOUBLE}print('{F}')\n{F}", True),
+        (f"{F}python\n    {DOUBLE.replace('    ', '        ')}{F}", True),
+        (f"````python\n{MARGIN}````", True),
+        (f"~~~python\n{MARGIN}~~~", True),
+        (f'T = f"""\n{F}python\n{{1}}\n{F}\n"""\n{DOUBLE}', False),  # a fence in a string, and no other
+        (MARGIN, False),
+        (f"So:\n\n{MARGIN}\nIt doubles.", False),
+        (f"> > {F}python\n> > def double(n):\n> >     return 2 * n\n> > {F}\n", True),
+        (f">{F}python\n>def double(n):\n>    return 2 * n\n>{F}\n", True),
+        (f"- a\n    - {F}python\n      def double(n):\n          return 2 * n\n      {F}", True),
+        (f"* x\n\t{F}python\n\tdef double(n):\n\t    return 2 * n\n\t{F}", True),
+        (f"1. So:\n   {F}python\n{LISTED.format('')}   {F}".replace("\n", "\r\n"), True),
+        (f"{F}python\nfrom __future__ import annotations\n{DOUBLE}{F}", True),
+        (f"{F}python\nasync def a(n):\n    return n\n\n{DOUBLE}{F}", True),
+        (f"{F}python\n{DOUBLE}{F}<|im_end|>", True),
+        (f"{DOUBLE}<|im_end|>", False),
+        (f"\ufeff{DOUBLE}", False),
+        (f"Here:\n\n    {DOUBLE.replace('    ', '        ')}\nIt doubles.", False),  # indented, as a block may be
+        (">>> def double(n):\n...     return 2 * n\n", False),
+        (DOUBLE.replace("\n", "\r\n"), False),
+        (DOUBLE.replace("    ", "\t"), False),
+        ("A, B = 1, 2\n\ndef double(n):\n    return B * n\n", False),
+        ("K: int = 2\ndef double(n: int) -> int:\n    return K * n\n", False),
+        ("K = [\n    1,\n    2,\n]\n\ndef double(n):\n    return K[1] * n\n", False),
+        ("class A:\n    def go(self, n):\n        return 2 * n\n\ndouble = A().go\n", False),
+        ("class double:\n    def __new__(cls, n):\n        return 2 * n\n", False),
+        ("from functools import partial\nfrom operator import mul\ndouble = partial(mul, 2)\n", False),
+        ("async def a(n):\n    return n\n\ndef double(n):\n    return 2 * n\n", False),
+        (f"# Imports\nimport math\n# Code\n{DOUBLE}", False),
+        (f"### Solution\n\n{DOUBLE}\n### Why\nIt doubles.", False),
+        (f"{DOUBLE}\nDone\n", False),  # words that only happen to compile
+        (f"{DOUBLE}\nNote: doubles\n", False),
+        (f"{DOUBLE}\nDone, enjoy\n", False),
+        (f"{DOUBLE}\n1. It doubles.\n2. It returns.", False),
+        (f"{DOUBLE}\n| n | 2n |\n|---|---|\n", False),
+        (f"{DOUBLE}\nif __name__ == '__main__':\n    print(double(2))\n", False),
     ],
 )
 def test_code_is_found_wherever_it_stands(completion, closed):
@@ -126,7 +174,10 @@ def test_code_is_found_wherever_it_stands(completion, closed):
 
 
 def test_a_fence_within_the_code_does_not_end_generation(tiny_tokenizer):
-    for text in (f"{F}python\n{INNER}{F}", f"1. So:\n   {F}python\n{LISTED.format('')}   {F}"):
+    texts = [f"{F}python\n{INNER}{F}", f"1. So:\n   {F}python\n{LISTED.format('')}   {F}"]
+    texts += [f"{fence}python\n{MARGIN}{fence}" for fence in (F, "````", "~~~")]
+    texts += [f"{F}python\nT = {QUOTES}\n{F}\n{QUOTES}\n{DOUBLE}{F}", f"{MARGIN}\n{F}python\n{DOUBLE}{F}"]
+    for text in texts:
         ids = tiny_tokenizer(f"{text}\nAnd so on.")["input_ids"]
         assert tiny_tokenizer.decode(cut_at(ids, tiny_tokenizer, BLOCK_END)) == text
 

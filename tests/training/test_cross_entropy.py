@@ -232,3 +232,24 @@ def test_steps_fall_as_failures_do():
     assert [CrossEntropy(batch=32, epochs=3, max_steps=9).num_steps(n) for n in (0, 1, 32, 33, 96, 10_000)] == (
         [0, 1, 3, 4, 9, 9]
     )
+
+
+@pytest.mark.parametrize("way", ["train", "probe"])
+def test_nothing_drops_out(tiny_classifier, tiny_protein_tokenizer, way):
+    """Whatever torch's generator says, and whatever mode the model came in."""
+    found = []
+    for seed in (0, 1):
+        model = tiny_classifier().train()
+        assert model.encoder.config.hidden_dropout_prob > 0
+        adapter = TinyLoRA(SVDBasis.from_model(model, rank=2), AdapterConfig(n_tie=1, u=2)).attach(model)
+        subject, modes = Subject(model, tiny_protein_tokenizer, TASK), set()
+        model.encoder.register_forward_pre_hook(lambda module, _, modes=modes: modes.add(module.training))
+        model.train()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            if way == "train":
+                found.append(QUICK.train(subject, TASK.split("train"), adapter).losses)
+            else:
+                found.append(QUICK.probe(subject, TASK.split("train"), 2).losses)
+        assert modes == {False}
+    assert found[0] == found[1]

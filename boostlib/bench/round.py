@@ -1,7 +1,4 @@
-"""Training: one pass with an adapter on, and a whole round.
-
-`step`: a forward and backward pass against the frozen model alone and PEFT's TinyLoRA. `round`: against TRL's trainer
-as it comes, on PEFT's TinyLoRA.
+"""A whole round, against TRL's trainer as it comes, on PEFT's TinyLoRA.
 
 TRL gets every setting of ours, among them no gradient checkpointing and no autocast, which it would turn on by default
 and which would only slow it down here. What differs is ours: folding, shared prompts, rows left out.
@@ -11,70 +8,23 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from unittest.mock import patch
 
-import torch
-import torch.nn.functional as F
 from datasets import Dataset
-from torch import Tensor, nn
 from transformers import PrinterCallback
 
 from boostlib.adapter import TinyLoRA
 from boostlib.basis import SVDBasis
 from boostlib.bench.decoding import answers, plain_loop
-from boostlib.bench.measure import Measurement, clock, phased, timed
-from boostlib.bench.setup import Setup, Sides, peft_tiny_lora
+from boostlib.bench.measure import Measurement, clock, phased
+from boostlib.bench.setup import Setup, peft_tiny_lora
 from boostlib.evaluation.decode import Decode
-from boostlib.evaluation.generate import flat_linears
 from boostlib.models.subject import Subject
 from boostlib.tasks.base import Example, TextTask
 from boostlib.training.grpo import GRPO
 from boostlib.update import Weights
 
 Phases = tuple[dict[str, float], dict[str, int]]  # (seconds by phase, work done)
-
-FROZEN, ATTACHED, PEFT = "frozen model, no adapter", "adapter attached", "PEFT TinyLoRA"
-
-
-# --- one pass
-
-
-def bench_step(setup: Setup) -> list[Measurement]:
-    """Seconds of a pass over `setup.rows` prompts cut from the left to one length.
-
-    The frozen model has one number to train, a factor of the embeddings, so that its backward pass runs through every
-    layer, as an adapter's does. The loss is the cross-entropy of as many last tokens as a completion has: the head runs
-    over those alone, as in GRPO.
-    """
-    sides, keep = Sides(setup), setup.task.max_new_tokens
-    length = min(map(len, sides.prompts))
-    ids = torch.tensor([prompt[-length:] for prompt in sides.prompts], device=sides.plain.device)  # (rows, L)
-    factor = torch.ones((), device=ids.device, requires_grad=True)
-
-    def run(model: nn.Module, factor: Tensor | None = None) -> int:
-        trained = [p for p in model.parameters() if p.requires_grad] + ([] if factor is None else [factor])
-        embeds = model.get_input_embeddings()(ids)
-        embeds = embeds if factor is None else embeds * factor
-        logits = model(inputs_embeds=embeds, use_cache=False, logits_to_keep=keep + 1).logits[:, :-1]
-        F.cross_entropy(logits.flatten(0, 1).float(), ids[:, -keep:].flatten()).backward()
-        for parameter in trained:
-            parameter.grad = None
-        return sum(parameter.numel() for parameter in trained)
-
-    ours = sides.ours.model
-    with sides.attached(0.03), flat_linears(sides.plain), flat_linears(ours):
-        calls = {
-            FROZEN: partial(run, sides.plain, factor),
-            ATTACHED: partial(run, ours),
-            PEFT: partial(run, sides.peer),
-        }
-        runs, numbers = timed(calls, setup.repeats)
-    work = {name: {"tokens": ids.numel(), "numbers": numbers[name]} for name in runs}
-    return [Measurement("forward and backward pass", runs, [(ATTACHED, PEFT), (ATTACHED, FROZEN)], work=work)]
-
-
-# --- a whole round
 
 
 def bench_round(setup: Setup) -> list[Measurement]:

@@ -33,6 +33,7 @@ from boostlib.analysis.tables import rounds_table
 from boostlib.common.errors import ModelError, TrainingError
 from boostlib.common.stable import fingerprint_tensors, normals, philox
 from boostlib.config import check_identity
+from boostlib.evaluation.sample import SAMPLER
 from boostlib.experiments.methods import with_method
 from boostlib.experiments.presets import MATH
 from boostlib.models.subject import Subject
@@ -463,6 +464,13 @@ def test_a_recorded_greedy_run_goes_on_without_the_settings_that_are_gone(tmp_pa
     started = RECORDED / "math-onestart-greedy-seed0"
     with pytest.raises(BoostError, match=r"greedy.start was 0\.02, is None"):
         check_identity(Ledger(started), {**Ledger(started).header["identity"], "greedy": asdict(Greedy())})
+
+
+def test_a_run_of_the_sampler_of_before_is_not_continued():
+    ledger = Ledger(RECORDED / "math-demo-rotate-seed0")
+    identity = ledger.header["identity"]
+    with pytest.raises(BoostError, match="begun with another sampler.*not continued.*another run_dir"):
+        check_identity(ledger, {**identity, "trainer": {**identity["trainer"], "sampler": SAMPLER}})
 
 
 def test_greedys_settings_are_part_of_a_greedy_runs_identity_alone(start):

@@ -76,7 +76,8 @@ class Drafts(Decode):
 @torch.no_grad()
 def _standing(subject: Subject, prompts: list[list[int]], drafts: list[list[int]], batch_size: int) -> list[list[int]]:
     """What greedy decoding would write again of each draft, and the token that it would write next instead."""
-    model, pad, found = subject.model, pad_token(subject.tokenizer), [[] for _ in prompts]
+    model, pad = subject.model, pad_token(subject.tokenizer)
+    found: list[list[int]] = [[] for _ in prompts]
     with reading(model, prompts, "batch_size (prompts checked together)", batch_size) as (prefix, cache):
         shares = not prompts or layout(model).shares
         places = [

@@ -216,13 +216,15 @@ def _decode(model, batch: _Batch, config, pick: Pick, ending: "_Ending") -> list
     if repeated > 1:
         ids, mask = ids.repeat_interleave(repeated, dim=0), mask.repeat_interleave(repeated, dim=0)
     config.max_new_tokens = ending.most_left()
-    choices = {"pick": pick, "finished": ending.finished, "may_choose": allowed.continues}
+    decode = partial(
+        loop, samples=samples // repeated, pick=pick, finished=ending.finished, may_choose=allowed.continues
+    )
     new = model.generate(
         input_ids=ids,
         attention_mask=mask,
         past_key_values=cache_for(cache, len(ids)),
         generation_config=config,
-        custom_generate=partial(loop, samples=samples // repeated, **choices),
+        custom_generate=decode,
     )
     done = [ending.cut(row, ids) for row, ids in enumerate(new)]
     return [done[i * samples : (i + 1) * samples] for i in range(len(prompts))]

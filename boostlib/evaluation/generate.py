@@ -124,7 +124,7 @@ def generate(
             batch = _Batch([texts[i] for i in rows], prefix, cache, samples, allowed)
             starts = [begun[i] for i in rows for _ in range(samples)]
             ending = _Ending(tokenizer, config.eos_token_id, stop, max_new_tokens, starts)
-            pick = most_likely
+            pick: Pick = most_likely
             if temperature > 0:
                 numbers = [i * samples + k for i in rows for k in range(samples)]
                 pick = (draws or Draws()).of(numbers, max_new_tokens, temperature)

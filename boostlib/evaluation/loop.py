@@ -80,7 +80,8 @@ def loop(
     """
     left = torch.arange(len(input_ids) * samples, device=input_ids.device)  # (S,) numbers of the completions not done
     at = left // samples  # (S,) the row that each of them stands at
-    new, found, most = input_ids.new_empty(len(left), 0), {}, generation_config.max_new_tokens
+    new, most = input_ids.new_empty(len(left), 0), generation_config.max_new_tokens  # (S, n)
+    found: dict[int, list[int]] = {}
     outputs = model._prefill(input_ids, generation_config, state)
     for position in range(most):
         if position:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from boostlib.adapter import AdapterConfig
 from boostlib.basis import SVDBasis
@@ -95,6 +96,7 @@ def run_identity(
             "name": model.config.name_or_path,
             "dtype": str(model.dtype).removeprefix("torch."),
             "fingerprint": fingerprint_tensors(model.named_parameters()),
+            **({"own_code": True} if has_own_code(model) else {}),
         },
         "task": task.settings(),
         "data": {split: data_hash(task, split) for split in splits},
@@ -112,6 +114,11 @@ def run_identity(
         **({"vllm": True} if config.vllm else {}),
     }
     return json.loads(json.dumps(identity))  # as it will be read back: no tuples, string keys
+
+
+def has_own_code(model: nn.Module) -> bool:
+    """Whether the model, or the encoder that it holds, is of a class that came with its checkpoint."""
+    return any(isinstance(part, PreTrainedModel) and part.is_remote_code() for part in model.modules())
 
 
 def run_directory(name: str, identity: dict[str, Any], root: str | Path = "runs") -> Path:

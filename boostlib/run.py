@@ -269,7 +269,13 @@ def rounds_until(ledger: Ledger, round: int | None) -> int:
 
 def load_recorded(ledger: Ledger):
     """(model, tokenizer) that a run started from, by its recorded name; a classifier with the run's head."""
-    name, dtype = (ledger.header["identity"]["model"][key] for key in ("name", "dtype"))
+    recorded = ledger.header["identity"]["model"]
+    name, dtype = recorded["name"], recorded["dtype"]
+    if recorded.get("own_code"):
+        raise RunError(
+            f"{ledger.dir} was made with code that came with {name!r}, which a record must not run: load it with "
+            "trust_remote_code=True, and pass it as model="
+        )
     classifier = has_head(ledger)
     model, tokenizer = (load_classifier if classifier else load_model)(name, dtype=dtype)
     return given_model(model, ledger), tokenizer

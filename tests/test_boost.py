@@ -347,6 +347,19 @@ def test_a_model_that_no_run_can_be_made_of_is_refused_before_anything_is_writte
     assert not (tmp_path / "refused").exists()
 
 
+def test_a_model_of_its_own_code_is_another_run_and_is_not_loaded_by_a_record(start, tiny_llama, monkeypatch):
+    plain = start("plain", rounds=1)
+    model = tiny_llama()
+    monkeypatch.setattr(type(model), "_auto_class", "AutoModelForCausalLM")
+    with pytest.raises(RunError, match="model.own_code was None, is True"):
+        start("plain", rounds=2, model=model)
+    run = start("own", rounds=1, model=model)
+    assert "own_code" not in plain.ledger.header["identity"]["model"]
+    with pytest.raises(RunError, match="trust_remote_code=True, and pass it as model="):
+        replay(run.dir)
+    assert prints(replay(run.dir, model=run.model)) == prints(run.model)
+
+
 def test_a_run_says_how_much_of_the_blocks_it_leaves_as_it_is(tiny_tokenizer, tmp_path, caplog):
     sizes = dict(vocab_size=258, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
     with torch.random.fork_rng():

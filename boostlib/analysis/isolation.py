@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from boostlib.adapter import TinyLoRA
 from boostlib.common.errors import RunError
 from boostlib.common.stable import philox
-from boostlib.evaluation.generate import encode, generate
+from boostlib.evaluation.generate import generate, prompts_of
 from boostlib.models.subject import Subject
 from boostlib.records.ledger import Ledger
 from boostlib.run import rebuilt_rounds, replay_run
@@ -43,7 +43,7 @@ def isolation(
         raise RunError(f"{run.dir}: round {round} merged nothing, so nothing moved: choose a merged round")
     (adapter,) = found
     examples = sample(ledger, task, round, sizes, seed)
-    prompts = encode(tokenizer, [example.prompt for example in examples])
+    prompts = prompts_of(subject, examples)
     answers = generate(model, tokenizer, prompts, task.max_new_tokens, stop=task.stop)
     update, v, before = adapter.update(), adapter.v.detach().clone(), run.weights.update
     probes = [_Margin(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]

@@ -169,7 +169,7 @@ def require_plain(model: nn.Module, names: list[str]) -> None:
 
 def without(names: Iterable[str], wrong: Sequence[str]) -> str:
     """What a message ends with to leave out `wrong` of `names`: ": targets=(...)" of the others, where they differ."""
-    wanted = set()
+    wanted: set[str] = set()
     for name in set(names).difference(wrong):
         fitting = (ending for ending in _endings(name) if not any(_matches(other, ending) for other in wrong))
         wanted.update(itertools.islice(fitting, 1))

@@ -122,7 +122,9 @@ def require_room(model: nn.Module, lengths: Sequence[int], new: int = 0, names: 
     Rotary positions go on past what a model was trained for without a word, learned ones end in an IndexError.
     """
     bound = most_tokens(model)
-    for i, length in enumerate(lengths if bound else ()):
+    if bound is None:
+        return
+    for i, length in enumerate(lengths):
         if length + new > bound[1]:
             which = f"the prompt of {names[i]!r}" if names else f"prompt {i + 1} of {len(lengths)}"
             raise DataError(

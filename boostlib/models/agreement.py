@@ -84,7 +84,7 @@ class _Trial:
         self.model, self.basis = model, basis
         self.unused: set[str] = set()  # kinds without effect
         draw = philox("agreement")
-        self.ids = torch.from_numpy(draw.choice(_plain_tokens(model.config), (ROWS, TOKENS))).to(model.device)
+        self.ids = torch.from_numpy(draw.choice(plain_tokens(model.config), (ROWS, TOKENS))).to(model.device)
         try:
             with torch.no_grad():
                 self.plain = self.outputs()
@@ -142,7 +142,7 @@ def _sizes(outputs: Tensor) -> Tensor:
     return outputs.where(outputs.abs() < HUGE, 0).flatten(0, -2).norm(dim=1)
 
 
-def _plain_tokens(config) -> list[int]:
+def plain_tokens(config) -> list[int]:
     """The ids of a vocabulary that stand for text: those of padding, images and the like have rules of their own."""
     text = config.get_text_config()
     settings = [*vars(config).items(), *vars(text).items()]

@@ -176,7 +176,10 @@ def require_fitting(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, 
 
     Special tokens that nothing here writes, such as the place of an image, may lie beyond.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    try:
+        rows = model.get_input_embeddings().weight.shape[0]
+    except (NotImplementedError, AttributeError):  # a model that reads bytes, or has a table of another kind
+        return
     used = {"end": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id, "first": tokenizer.bos_token_id}
     used |= {"class": tokenizer.cls_token_id, "separating": tokenizer.sep_token_id}
     beyond = [f"the {what} token" for what, index in used.items() if index is not None and index >= rows]

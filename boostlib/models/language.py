@@ -68,7 +68,7 @@ def load_model(
             require_none_missing(missing, name)
             model = model.to(place).eval()
     model.config._name_or_path = model.name_or_path = name
-    tokenizer = _ready(tokenizer, name, model.generation_config.eos_token_id)
+    tokenizer = _ready(tokenizer, name, getattr(model.generation_config, "eos_token_id", None))
     require_fitting(tokenizer, model, name)
     return model, tokenizer
 
@@ -115,9 +115,12 @@ def load_tokenizer(name: str, generates: bool = True, trust_remote_code: bool = 
         if not generates:
             return tokenizer
         ends = None
-        if tokenizer.eos_token_id is None:
-            with contextlib.suppress(OSError):  # there is none
+        if tokenizer.eos_token_id is None:  # as in a model, whose settings come from its config where they have no file
+            try:
                 ends = GenerationConfig.from_pretrained(source).eos_token_id
+            except OSError:
+                config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+                ends = config.get_text_config().eos_token_id
         return _ready(tokenizer, name, ends)
 
 

@@ -169,7 +169,8 @@ def _use(model: nn.Module) -> str:
     if isinstance(model, SequenceClassifier):
         return USE["encoder"]
     own, usual = type(model), MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model.config), None)
-    return USE["merged"] if usual is own else USE["merged"].replace("AutoModelForCausalLM", own.__name__)
+    use = USE["merged"] if usual is own else USE["merged"].replace("AutoModelForCausalLM", own.__name__)
+    return use.replace("(folder)", "(folder, trust_remote_code=True)") if own.is_remote_code() else use
 
 
 def _save_lora(run: Run, folder: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from boostlib.common.errors import RunError
 from boostlib.common.stable import philox
+from boostlib.models.agreement import plain_tokens
 from boostlib.models.checkpoint import load_whole
 from boostlib.models.classifier import SequenceClassifier
 from boostlib.run import Run
@@ -108,17 +109,9 @@ def require_same_model(model: nn.Module, folder: Path) -> str:
 @torch.no_grad()
 def outputs(model: nn.Module) -> Tensor:
     """Logits of a language model, last states of an encoder, for a few random tokens; fp32 on the CPU. (2, 8, n)"""
-    ids = torch.from_numpy(philox("load back").choice(_text_tokens(model), (2, 8)))
+    ids = torch.from_numpy(philox("load back").choice(plain_tokens(model.config), (2, 8)))
     found = model(input_ids=ids.to(model.device), attention_mask=torch.ones_like(ids).to(model.device))
     return (found["logits"] if "logits" in found else found["last_hidden_state"]).float().cpu()
-
-
-def _text_tokens(model: nn.Module) -> list[int]:
-    """The ids that stand for text; padding, images and the like may have rules of their own."""
-    text = model.config.get_text_config()
-    settings = {**vars(model.config), **vars(text)}
-    special = {value for key, value in settings.items() if "token" in key and isinstance(value, int)}
-    return [i for i in range(text.vocab_size) if i not in special]
 
 
 def _twin(model: nn.Module) -> nn.Module:

@@ -111,8 +111,8 @@ _PLAIN_FORMULA = re.compile(
 
 # Words that make another number of the one before them, so that they are no unit of it.
 _CHANGES = (
-    rf"(?:squared|cubed|factorial|half|halves|thirds?|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand|million)ths?"
-    rf"|tens|{_SCALE}|bn|mn|mil|(?-i:[kKMBi]))\b"
+    rf"(?:squared|cubed|factorial|half(?!-)|halves|thirds|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)ths"
+    rf"|tens|{_SCALE}|bn|mn|mil|(?-i:[kKMBi])(?!&))\b"
 )
 _NO_UNIT = (
     r"(?![^{}]*\b(?:or|and|to|plus|minus|times|more|less|fewer|than|mod|sqrt|sin|cos|tan|log|exp"
@@ -127,7 +127,7 @@ _WITH_UNIT = re.compile(
 _TURNED = re.compile(r"([^=]+)=\s*([a-zA-Z](?:\([a-zA-Z]\))?|\\(?:theta|alpha|beta|phi|lambda))\s*")
 # Where a number goes on: a power, a root, a factor, a variable ("18x", "18 x"), "squared", "or more", "and a half".
 GOES_ON = re.compile(
-    r"\s*\^|_|[ \t]*(?:[πθ√∛]|pi\b|\\(?:pi|sqrt|cdot|times|frac))|[a-zA-Z](?![a-zA-Z])|[ \t]+[b-z](?=\W*$)"
+    r"\s*\^|_|[ \t]*(?:[πθ√∛]|pi\b|\\(?:pi|sqrt|cdot|times|frac))|[a-zA-Z](?![a-zA-Z])|[ \t]+(?-i:[b-z])(?=\W*$)"
     rf"|[ \t]*[+*×·÷/][ \t]*(?:[(\\]|[a-zA-Z]\b)|[ \t]*-[ \t]*[a-zA-Z](?=\W*$)|[ \t-]*{_CHANGES}"
     r"|\s+or\s+(?:more|less|fewer)\b|[\s-]+and[\s-]+(?:a|one|three)[\s-]+(?:half|third|quarter)",
     re.IGNORECASE,

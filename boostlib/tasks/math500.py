@@ -40,8 +40,6 @@ SUBJECTS = (
 )
 _FORMULA = re.compile(r"(?<!\\)\$\$?(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 
-_BOUND = re.compile(r"\$[^$]*(?:[<>≤≥]|\\[lg]e)[^$]*\$,")  # "since $x > 0$, ..." is no list
-
 
 @dataclass(frozen=True, kw_only=True)
 class Math500(DevTask):
@@ -98,8 +96,11 @@ def last_formula(completion: str) -> str:
     number = last_number(rest)
     if number is not None:
         return "" if re.search(r"[0-9][ \t$]*![^0-9=]*$", rest) else str(number)
-    before = _BOUND.sub("", completion[: formula.start()]) if formula else ""
-    return "" if ends_more(before) else inside
+    before = completion[: formula.start()].rstrip() if formula else ""
+    name, equals, _ = inside.partition("=")
+    if before.endswith(("$", r"\)", r"\]")) or (equals and f"{name.strip()}=" not in before.replace(" ", "")):
+        return inside  # a statement of its own
+    return "" if ends_more(f"{before} ") else inside
 
 
 def _squeeze(problem: str) -> str:

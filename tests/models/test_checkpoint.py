@@ -241,8 +241,10 @@ def test_the_end_may_be_named_by_the_models_generation_config(llama_folder):
     edit(llama_folder, "generation_config.json", eos_token_id=[1, 5])
     for tokenizer in (load_model(llama_folder, device="cpu")[1], load_tokenizer(llama_folder)):
         assert tokenizer.eos_token == tokenizer.pad_token == "<eos>"
-    edit(llama_folder, "generation_config.json", eos_token_id=None)
-    edit(llama_folder, "config.json", eos_token_id=None)
+    os.remove(f"{llama_folder}/generation_config.json")
+    for tokenizer in (load_model(llama_folder, device="cpu")[1], load_tokenizer(llama_folder)):
+        assert tokenizer.eos_token == "<eos>"  # by config.json
+    edit(llama_folder, "config.json", eos_token_id=9999)  # no token
     for load in (load_model, load_tokenizer):
         with pytest.raises(ModelError, match="names an end token, so that no text would ever end: save its tokenizer"):
             load(llama_folder)

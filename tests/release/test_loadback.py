@@ -188,7 +188,7 @@ def test_encoders_go_both_ways(recorded, tmp_path, kind, tiny_protein_tokenizer)
 # --- merged
 
 
-def test_the_card_names_the_class_that_loads_it(recorded, tmp_path, tiny_tokenizer, tiny_llama):
+def test_the_card_names_the_class_that_loads_it(recorded, tmp_path, tiny_tokenizer):
     text = MistralConfig(**{**SHAPE, "num_key_value_heads": 2}).to_dict()
     vision = {"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
               "num_attention_heads": 4, "image_size": 16, "patch_size": 8, "projection_dim": 32}  # fmt: skip
@@ -197,6 +197,12 @@ def test_the_card_names_the_class_that_loads_it(recorded, tmp_path, tiny_tokeniz
     model = LlavaForConditionalGeneration(config).eval()
     export_merged(recorded(model), tmp_path / "merged", round=-1, model=model, tokenizer=tiny_tokenizer)
     assert "`LlavaForConditionalGeneration.from_pretrained(folder)`" in (tmp_path / "merged/README.md").read_text()
+
+
+def test_the_card_says_where_a_models_own_code_has_to_be_run(tiny_llama, monkeypatch):
+    model = tiny_llama()
+    monkeypatch.setattr(type(model), "is_remote_code", classmethod(lambda kind: True))
+    assert "`AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`" in export._use(model)
 
 
 def test_an_encoder_of_t5_is_written_without_a_decoder(recorded, tmp_path, tiny_protein_tokenizer):

@@ -36,8 +36,10 @@ from boostlib import (
 )  # fmt: skip
 from boostlib.common.errors import BoostError
 from boostlib.common.stable import philox
+from boostlib.evaluation import sample
 from boostlib.evaluation.drafts import Drafts
 from boostlib.evaluation.generate import generate
+from boostlib.evaluation.sample import choose
 from boostlib.models.classifier import SequenceClassifier
 from boostlib.models.sequences import encode_examples, to_tensors
 from boostlib.models.subject import Subject
@@ -281,16 +283,15 @@ def written(animal: Animal) -> list[tuple[list[list[int]], list[list[int]]]]:
 
 def sampled(animal: Animal) -> float:
     """Every token of a sampled completion was drawn from the plain model's softmax at that place."""
-    model, tokenizer, worst, draw = animal.untrained, animal.tokenizer, 0.0, torch.multinomial
+    model, tokenizer, worst = animal.untrained, animal.tokenizer, 0.0
     for prompts in encoded(tokenizer):
         drawn: list[Tensor] = []
 
-        def noted(probabilities, *args, drawn=drawn, **kwargs):
-            drawn.append(probabilities.detach().float())
-            return draw(probabilities, *args, **kwargs)
+        def noted(logits, at, u, drawn=drawn):
+            drawn.append(logits.detach().float().softmax(-1))
+            return choose(logits, at, u)
 
-        with torch.random.fork_rng(), mock.patch.object(torch, "multinomial", noted):
-            torch.manual_seed(0)
+        with mock.patch.object(sample, "choose", noted):
             found = generate(model, tokenizer, prompts, NEW, temperature=1.0, samples=2)
         used = torch.cat(drawn).log()  # (N, V), of all rows and places
         for number, ids in enumerate(found):

@@ -36,11 +36,17 @@ def animal(name, frozen, tiny_tokenizer, tiny_protein_tokenizer, tmp_path, monke
 
 
 @pytest.fixture
-def is_on_page(request: pytest.FixtureRequest) -> Callable[[str, str], bool]:
-    """is_on_page(name, row): whether the page has this row of a kind, or will have it, where --write-table asks."""
+def is_written(request: pytest.FixtureRequest) -> bool:
+    """Whether the page is written when all is done, and what stands there now does not count."""
+    return request.config.getoption("write_table", default=False)
+
+
+@pytest.fixture
+def is_on_page(is_written, request: pytest.FixtureRequest) -> Callable[[str, str], bool]:
+    """is_on_page(name, row): whether the page has this row of a kind, or will have it."""
 
     def look(name: str, row: str) -> bool:
-        if request.config.getoption("write_table", default=False):
+        if is_written:
             (request.config.cache.mkdir("zoo") / name).write_text(row)
             return True
         return page.written().get(name) == row

@@ -79,16 +79,20 @@ language("mamba", state_size=8, time_step_rank=6)
 language("mamba with targets", "mamba", state_size=8, time_step_rank=6, targets=("in_proj", "x_proj", "out_proj"))
 language("falcon_mamba", state_size=8, time_step_rank=6)
 language("mamba2", state_size=8, num_heads=8, head_dim=8, n_groups=1, chunk_size=8)
-language("jamba", mamba_d_state=8, mamba_dt_rank=6, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2)
+JAMBA = dict(mamba_d_state=8, mamba_dt_rank=6, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2)
+language("jamba", **JAMBA)
+language("jamba with targets", "jamba", targets=("in_proj", "q_proj", "v_proj", "up_proj"), **JAMBA)
 language("falcon_h1", mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_chunk_size=8)
 language("bamba", mamba_n_heads=8, mamba_d_head=8, mamba_d_state=8, mamba_chunk_size=8, num_hidden_layers=4,
          attn_layer_indices=[1])  # fmt: skip
 language("lfm2", layer_types=["conv", "full_attention"], block_multiple_of=8, block_ff_dim=48, intermediate_size=48)
 language("recurrent_gemma", num_hidden_layers=3, lru_width=32, attention_window_size=16)
 language("qwen3_next", num_hidden_layers=4, gain=0.5)
-language("zamba2", num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], n_mamba_heads=8,
-         mamba_d_state=8, mamba_headdim=8, chunk_size=8, num_mem_blocks=1, hybrid_layer_ids=[1, 3],
-         attention_hidden_size=64, attention_head_dim=16, adapter_rank=8, kv_channels=8)  # fmt: skip
+ZAMBA2 = dict(num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], n_mamba_heads=8,
+              mamba_d_state=8, mamba_headdim=8, chunk_size=8, num_mem_blocks=1, hybrid_layer_ids=[1, 3],
+              attention_hidden_size=64, attention_head_dim=16, adapter_rank=8, kv_channels=8)  # fmt: skip
+language("zamba2", **ZAMBA2)
+language("zamba2 with targets", "zamba2", targets=("in_proj", "linear", "out_proj"), **ZAMBA2)
 language("granitemoehybrid", mamba_n_heads=8, mamba_d_head=8, mamba_d_state=8, mamba_chunk_size=8,
          layer_types=["mamba", "attention"])  # fmt: skip
 language("nemotron_h", mamba_num_heads=8, mamba_head_dim=8, ssm_state_size=8, chunk_size=8, n_groups=1)

@@ -47,8 +47,8 @@ def problem_of(animal: Animal, check: str) -> str:
     return ""
 
 
-def test_the_page_has_these_kinds_in_this_order():
-    assert list(page.written()) == page.in_order()
+def test_the_page_has_these_kinds_in_this_order(is_written):
+    assert is_written or list(page.written()) == page.in_order()
 
 
 def test_what_is_expected_is_of_these_kinds():

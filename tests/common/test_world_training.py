@@ -177,7 +177,7 @@ def grpo(folder: str, run_dir: str, recorded: str | None, settings: dict, rounds
 
 GROUPS = {
     "a group each": {"prompts": 4, "samples": 4},
-    "groups cut in two, small passes": {"prompts": 3, "samples": 6, "micro_batch": 4},
+    "groups cut in two, small passes": {"prompts": 3, "samples": 2, "micro_batch": 2},
     "gradient checkpointing": {"prompts": 4, "samples": 4, "gradient_checkpointing": True},
 }
 

@@ -198,3 +198,15 @@ def main(model_dir: str, run_dir: str, rounds: str, sleep: str = "0") -> None:
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     main(*sys.argv[1:])
+
+
+def laid_out(prompts: list[list[int]], completions: list[list[int]]) -> dict[str, torch.Tensor]:
+    """A batch as TRL lays it out: prompts padded on the left, completions on the right."""
+    wide, long = max(map(len, prompts)), max(map(len, completions))
+    return {
+        "prompt_ids": torch.tensor([[0] * (wide - len(p)) + p for p in prompts]),
+        "prompt_mask": torch.tensor([[0] * (wide - len(p)) + [1] * len(p) for p in prompts]),
+        "completion_ids": torch.tensor([c + [0] * (long - len(c)) for c in completions]),
+        "completion_mask": torch.tensor([[1] * len(c) + [0] * (long - len(c)) for c in completions]),
+        "num_items_in_batch": torch.tensor(float(sum(map(len, completions)))),
+    }

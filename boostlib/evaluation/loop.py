@@ -103,7 +103,7 @@ def loop(
             if may_choose and leaving * LEAVERS >= len(left):
                 found |= zip(left[done].tolist(), new[done].tolist(), strict=True)
                 left, at, new = left[~done], at[~done], new[~done]
-        rows, tokens, at = _rows(at, new[:, -1], logits.shape[1])
+        rows, tokens, at = _rows(at, new[:, -1], logits.shape[1] if samples > 1 else None)
         if may_choose and (len(rows) != len(input_ids) or samples > 1 and (rows.diff() != 1).any()):
             input_ids, state = input_ids[rows], _of(state, rows)
         input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
@@ -111,15 +111,17 @@ def loop(
     return [found[number] for number in range(len(found))]
 
 
-def _rows(at: Tensor, tokens: Tensor, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
+def _rows(at: Tensor, tokens: Tensor, vocabulary: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """Which rows the next step needs (R,), the token that each gets (R,), and the one of every completion (S,).
 
-    Once most completions say something of their own, each has its own row: choosing rows copies the whole cache.
+    vocabulary: tokens in all; None where no two completions are of one prompt, and there is nothing to unite. Once most
+    completions say something of their own, each has its own row: choosing rows copies the whole cache.
     """
-    distinct, where = torch.unique(at * vocabulary + tokens, return_inverse=True)
-    if len(distinct) > len(at) // 2:
-        return at, tokens, torch.arange(len(at), device=at.device)
-    return distinct // vocabulary, distinct % vocabulary, where
+    if vocabulary:
+        distinct, where = torch.unique(at * vocabulary + tokens, return_inverse=True)
+        if len(distinct) <= len(at) // 2:
+            return distinct // vocabulary, distinct % vocabulary, where
+    return at, tokens, torch.arange(len(at), device=at.device)
 
 
 def _of(state: dict[str, Any], rows: Tensor) -> dict[str, Any]:

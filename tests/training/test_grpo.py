@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from datasets import Dataset
-from helpers import ParityTask
+from helpers import ParityTask, laid_out
 from transformers import OPTConfig, OPTForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
@@ -77,18 +77,6 @@ def trainers(make, tiny_tokenizer, tmp_path):
     return build
 
 
-def batch(prompts: list[list[int]], completions: list[list[int]]) -> dict[str, torch.Tensor]:
-    """As TRL lays it out: prompts padded on the left, completions on the right."""
-    wide, long = max(map(len, prompts)), max(map(len, completions))
-    return {
-        "prompt_ids": torch.tensor([[0] * (wide - len(p)) + p for p in prompts]),
-        "prompt_mask": torch.tensor([[0] * (wide - len(p)) + [1] * len(p) for p in prompts]),
-        "completion_ids": torch.tensor([c + [0] * (long - len(c)) for c in completions]),
-        "completion_mask": torch.tensor([[1] * len(c) + [0] * (long - len(c)) for c in completions]),
-        "num_items_in_batch": torch.tensor(float(sum(map(len, completions)))),
-    }
-
-
 HEAD = [5, 9, 44, 17, 80, 33]
 BATCHES = {
     "shared prefix": ([HEAD + [7, 8], HEAD + [7, 8], HEAD + [9]], [[3, 4, 1], [3, 1], [20, 21, 22, 23]]),
@@ -104,7 +92,7 @@ BATCHES = {
 @pytest.mark.parametrize("rows", BATCHES.values(), ids=BATCHES.keys())
 def test_log_probabilities_and_gradient_are_trls_own(trainers, rows):
     model, adapter, stock, _ = trainers()
-    b = batch(*rows)
+    b = laid_out(*rows)
     ids, mask = (torch.cat([b[f"prompt_{x}"], b[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
     keep, live = b["completion_ids"].shape[1], b["completion_mask"].bool()
     weight = torch.linspace(-1, 2, live.numel()).view(live.shape) * live
@@ -125,7 +113,7 @@ def test_log_probabilities_and_gradient_are_trls_own(trainers, rows):
 @pytest.mark.parametrize("name", ["shared prefix", "long shared prefix"])
 def test_a_shared_prefix_is_read_once(trainers, name, monkeypatch):
     model, _, _, _ = trainers()
-    b, widths = batch(*BATCHES[name]), []
+    b, widths = laid_out(*BATCHES[name]), []
     model.model.register_forward_pre_hook(
         lambda _, args, kwargs: widths.append(kwargs["input_ids"].shape), with_kwargs=True
     )
@@ -137,7 +125,7 @@ def test_a_shared_prefix_is_read_once(trainers, name, monkeypatch):
 
 def test_equal_rows_are_run_once(trainers):
     model, _, _, _ = trainers()
-    b, rows = batch(*BATCHES["duplicates"]), []
+    b, rows = laid_out(*BATCHES["duplicates"]), []
     model.model.register_forward_pre_hook(
         lambda _, args, kwargs: rows.append(kwargs["input_ids"].shape[0]), with_kwargs=True
     )
@@ -149,7 +137,7 @@ def test_equal_rows_are_run_once(trainers):
 @pytest.mark.parametrize("advantages", [[1.0, -1.0, 0.0], [0.0, 0.0, 2.0], [1.0, 0.5, -1.5], [0.0, 0.0, 0.0]])
 def test_rows_without_advantage_change_neither_loss_nor_gradient(trainers, advantages):
     model, adapter, stock, ours = trainers()
-    b = {**batch(*BATCHES["shared prefix"]), "advantages": torch.tensor(advantages)}
+    b = {**laid_out(*BATCHES["shared prefix"]), "advantages": torch.tensor(advantages)}
     results = []
     for trainer in (stock, ours):
         model.train()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 from evaluation.test_layout import KINDS, LLAMA, PREFIX, enliven
-from helpers import ParityTask
+from helpers import ParityTask, laid_out
 from transformers import MixtralConfig, MixtralForCausalLM
 from trl import GRPOConfig
 
@@ -57,18 +57,6 @@ def trainer(model, tokenizer, folder, **settings):
 def plainly(model, prompt: list[int], completion: list[int]) -> torch.Tensor:
     logits = model(input_ids=torch.tensor([prompt + completion]), use_cache=False).logits[0, :-1].float() / TEMPERATURE
     return logits.log_softmax(-1).gather(1, torch.tensor(prompt + completion)[1:, None])[len(prompt) - 1 :, 0]
-
-
-def laid_out(prompts, completions) -> dict[str, torch.Tensor]:
-    """As TRL lays rows out."""
-    wide, long = max(map(len, prompts)), max(map(len, completions))
-    return {
-        "prompt_ids": torch.tensor([[0] * (wide - len(p)) + p for p in prompts]),
-        "prompt_mask": torch.tensor([[0] * (wide - len(p)) + [1] * len(p) for p in prompts]),
-        "completion_ids": torch.tensor([c + [0] * (long - len(c)) for c in completions]),
-        "completion_mask": torch.tensor([[1] * len(c) + [0] * (long - len(c)) for c in completions]),
-        "num_items_in_batch": torch.tensor(float(sum(map(len, completions)))),
-    }
 
 
 @pytest.mark.parametrize("name", [*KINDS, "router loss"])

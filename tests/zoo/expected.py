@@ -1,4 +1,4 @@
-"""What is not to work: kinds that are refused, single steps that are, and faults that are known.
+"""What is not to work: kinds that are refused, and single steps that are.
 
 The texts are regular expressions that a message matches: its reason, and its remedy where there is one.
 """
@@ -68,4 +68,3 @@ PARTLY |= {
     (name, "PEFT"): "PEFT does not load it" for name in ("mamba with targets", "mamba2", "falcon_h1", "nemotron_h")
 }
 PARTLY["shared module", "export"] = "is not saved by transformers.*shared tensors"
-FAULTS: dict[str, str] = {}

@@ -7,16 +7,11 @@ import pytest
 
 from zoo import page
 from zoo.checks import Animal, checks_of
-from zoo.expected import FAULTS, PARTLY, REFUSED
+from zoo.expected import PARTLY, REFUSED
 from zoo.kinds import KINDS
 
-CASES = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=FAULTS[name])) if name in FAULTS else name
-    for name in KINDS
-]
 
-
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_kind_is_right_or_refused_and_the_page_says_so(animal, name, is_on_page):
     """All of one kind in one test: its models and its run are made once, whichever process they come to."""
     wrong = [f"{check}: {problem}" for check in checks_of(animal.kind) if (problem := problem_of(animal, check))]
@@ -54,7 +49,6 @@ def test_the_page_has_these_kinds_in_this_order(is_written):
 def test_what_is_expected_is_of_these_kinds():
     def named() -> Iterator[str]:
         yield from REFUSED
-        yield from FAULTS
         yield from (name for name, _ in PARTLY)
 
     assert not set(named()) - set(KINDS)

@@ -12,6 +12,7 @@ that of a field above which the row lacks: it is taken for a slip. A message lis
 lines and counts the rest.
 """
 
+import functools
 import math
 import re
 import sys
@@ -90,7 +91,7 @@ def check_row(row: Row) -> Iterator[str]:
         asked = name in ("id", answer) or (name in row and name not in ("tests", "expected"))
         if asked and not holds(row.get(name)):
             yield f"'{name}' should be {what}, not {short(row.get(name), 60)}"
-    for name, meant in _slips(row):
+    for name, meant in _slips(tuple(row)):
         yield f"{name!r} is no field of a log: is it '{meant}'? Rename it"
     if ("prompt" in row) == ("messages" in row):
         yield "give either 'prompt', a text, or 'messages', a chat"
@@ -110,7 +111,7 @@ def _check_expected(score: str, expected: str) -> Iterator[str]:
             re.compile(expected)
         except re.error as error:
             yield f"'expected' is no regular expression: {error}: {expected!r}"
-    if score == "number" and as_number(expected) is None and not re.search(r"[0-9\\]", expected):
+    if score == "number" and not re.search(r"[0-9\\]", expected) and as_number(expected) is None:
         yield f"'expected' should be a number or a formula, not {expected!r}"
 
 
@@ -125,14 +126,15 @@ def expected_text(row: Row) -> str:
     return format(Decimal(repr(value)), "f") if isinstance(value, float) else str(value)
 
 
-def _slips(row: Row) -> Iterator[tuple[str, str]]:
+@functools.lru_cache(maxsize=4096)  # most rows of a log have the same fields
+def _slips(fields: tuple[str, ...]) -> list[tuple[str, str]]:
     """(a field of a row, the field of a log that it is nearly called and that the row lacks)."""
-    absent = [name for name in RULES if name not in row]
-    for given in (name for name in row if name not in RULES):
+    absent, found = [name for name in RULES if name not in fields], []
+    for given in (name for name in fields if name not in RULES):
         name = given.strip().casefold()
         near = get_close_matches(name, [other for other in absent if other[0] == name[:1]], n=1, cutoff=0.75)
-        if near:
-            yield given, near[0]
+        found += [(given, near[0])] if near else []
+    return found
 
 
 def is_cost(value: object) -> bool:

@@ -140,7 +140,8 @@ def json_lines(path: Path) -> Iterator[tuple[int, Row | str]]:
 def _parse(line: str) -> Row | str:
     try:
         row = json.loads(line.strip("\ufeff"), object_pairs_hook=_once)
-        json.dumps(row, ensure_ascii=False).encode()
+        if "\\u" in line:  # without an escape there is no half of a character: the line was read as UTF-8
+            json.dumps(row, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         return f"not JSON: {error.msg} at column {error.colno}: {line.strip()[:60]!r}"
     except RecursionError:
@@ -154,10 +155,11 @@ def _parse(line: str) -> Row | str:
 
 def _once(pairs: list[tuple[str, Any]]) -> Row:
     """A JSON object. Raises ValueError for a field that is there twice."""
-    twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
-    if twice:
-        raise ValueError(f"the field {twice[0]!r} is there twice: leave one")
-    return dict(pairs)
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise ValueError(f"the field {twice!r} is there twice: leave one")
+    return found
 
 
 def _check_row(row: Row, fields: Sequence[str], where: str) -> Row:

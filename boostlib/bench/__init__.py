@@ -20,14 +20,14 @@ from boostlib.common.errors import BoostError
 from boostlib.config import environment
 from boostlib.models.language import default_device
 
-SUBJECTS: Mapping[str, Callable[[Setup], list[Measurement]]] = {
-    "basis": bench_basis,
-    "decode": bench_decode,
-    "fold": bench_fold,
-    "merge": bench_merge,
-    "evaluate": bench_evaluate,
-    "round": bench_round,
-    "sandbox": bench_sandbox,
+SUBJECTS: Mapping[str, tuple[Callable[[Setup], list[Measurement]], int]] = {  # with minutes on 2 free CPU cores
+    "basis": (bench_basis, 6),
+    "decode": (bench_decode, 12),
+    "fold": (bench_fold, 1),
+    "merge": (bench_merge, 1),
+    "evaluate": (bench_evaluate, 5),
+    "round": (bench_round, 10),
+    "sandbox": (bench_sandbox, 1),
 }
 
 
@@ -35,6 +35,8 @@ def bench(
     what: str = "all", json_dir: str | None = None, setup: Setup | None = None, steps: int | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Measure a subject, or "all"; prints tables, writes a JSON file a subject; returns the records by subject.
+
+    Says beforehand how long a subject takes, and what is measured just now.
 
     steps: of the round's training, default the demo's 8. Raises BoostError for an unknown subject; of "all", one whose
     peer is not installed is named and left out.
@@ -46,8 +48,10 @@ def bench(
         setup = replace(setup, trainer=replace(setup.trainer, max_steps=steps))
     device, records = default_device(), {}
     for subject in SUBJECTS if what == "all" else (what,):
+        measure, minutes = SUBJECTS[subject]
+        print(f"{subject}: about {minutes} min on 2 free CPU cores; loading the model", flush=True)
         try:
-            found = SUBJECTS[subject](setup)
+            found = measure(setup)
         except BoostError as error:
             if what != "all":
                 raise

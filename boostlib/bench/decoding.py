@@ -3,16 +3,25 @@
 `decode`: folded weights and the plain model through our generation code, which reads the prompts' shared beginning and
 every prompt once; PEFT's TinyLoRA and the plain model as their users run them, left-padded prompts through
 `model.generate(num_return_sequences=...)`. Ours counts the folding, once a rollout, as training does; merging counts
-for PEFT's merged adapter too. All sides make the same number of tokens: no completion ends early. It is measured at the
-length of the task's answers, which is a rollout of the demo, and at `new_tokens`: the longer the completion, the less
-there is to share.
+for PEFT's merged adapter too. All sides make the same number of tokens: no completion ends early. A step of the demo is
+measured at the length of the task's answers and at `new_tokens`: the longer the completion, the less there is to share.
+A step of the code section is measured for two sides.
+
+    share = tokens a second / limit        limit = GFLOPS / (2 x parameters in linear layers), measured among the sides
+
+The limit is what the machine's own matrix product would allow: nothing but the products of a decoding step, with the
+model's own weights, dtype and threads, for as many rows as there are completions. A tied head counts once, looking up
+embeddings not at all. Prompts are read within a side's time and not within the limit's, and tokens that several samples
+share are computed once: so short answers may come above it.
 
 `evaluate`: a whole split against the loop that people write: data order, left padding, no early end. Both decode
 greedily in batches of one size and score with the task's own scorer, inside the time that is counted.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -24,63 +33,103 @@ from boostlib.evaluation.decode import Decode
 from boostlib.evaluation.evaluate import Result, evaluate
 from boostlib.evaluation.generate import cut_at, encode, generate
 from boostlib.models.subject import Subject
-from boostlib.tasks.base import Example
+from boostlib.tasks.base import Example, TextTask
 
-FOLDED = "folded, folding counted"
+FOLDED, USERS = "folded, folding counted", "plain model, model.generate"
+LIMIT = "its matrix products alone"
 
 
 # --- rollouts
 
 
+class Rollout(NamedTuple):
+    """`samples` completions of each prompt, all of `length` tokens."""
+
+    task: TextTask
+    prompts: list[list[int]]
+    samples: int
+    length: int
+
+    @property
+    def rows(self) -> int:
+        """Completions in all."""
+        return len(self.prompts) * self.samples
+
+    def ours(self, model: nn.Module, tokenizer) -> int:
+        """Sample by our generation code; how many tokens were made."""
+        settings = {"temperature": 1.0, "samples": self.samples, "stop_at_end": False}
+        return sum(map(len, generate(model, tokenizer, self.prompts, self.length, **settings)))
+
+    def as_users(self, model: nn.Module, tokenizer) -> int:
+        """Sample by `model.generate`; how many tokens were made."""
+        new = {"max_new_tokens": self.length, "min_new_tokens": self.length}
+        sampling = {"do_sample": True, "top_k": 0, "num_return_sequences": self.samples, **new}
+        return sum(map(len, by_generate(model, tokenizer, self.prompts, **sampling)))
+
+
 def bench_decode(setup: Setup) -> list[Measurement]:
-    """Tokens a second, PEFT's adapter through `model.generate` as a user calls it, for short and longer completions."""
-    sides = Sides(setup)
+    """Tokens a second, PEFT's adapter through `model.generate` as a user calls it, for short and longer completions;
+    and for programs ours and the plain model as a user calls it."""
+    sides, steps = Sides(setup), ((setup.task, setup.trainer), (setup.code, setup.code_trainer))
+    math, code = (
+        Rollout(task, sides.prompts(task, step.prompts), step.samples, task.max_new_tokens) for task, step in steps
+    )
     with sides.attached(0.03) as adapter:
-        return [_rollouts(sides, adapter, length) for length in (setup.task.max_new_tokens, setup.new_tokens)]
+        found = [_rollouts(sides, adapter, one) for one in (math, math._replace(length=setup.new_tokens))]
+        return [*found, _rollouts(sides, adapter, code, only=(FOLDED, USERS))]
 
 
-def _rollouts(sides: Sides, adapter: TinyLoRA, length: int) -> Measurement:
-    """Completions of a step's prompts, `length` tokens each; every way to sample them returns how many it made."""
-    samples, tokenizer = sides.setup.trainer.samples, sides.ours.tokenizer
+def _rollouts(sides: Sides, adapter: TinyLoRA, rollout: Rollout, only: Sequence[str] = ()) -> Measurement:
+    """Every way to sample them, or those in `only`, in turns with the products that none can do without."""
+    linears = [m for m in sides.plain.modules() if isinstance(m, nn.Linear)]
+    ways = {name: way for name, way in _ways(sides, adapter, rollout).items() if name in (only or (name,))}
+    calls = ways | {LIMIT: lambda: _products(linears, rollout)}
+    runs, made = timed({name: partial(_seeded, call) for name, call in calls.items()}, sides.setup.repeats)
+    tokens, weights = rollout.rows * rollout.length, sum(layer.weight.numel() for layer in linears)
+    assert set(made.values()) == {tokens}, f"{made} instead of {tokens} tokens each"
+    one = Measurement(
+        f"{rollout.task.name}, {len(rollout.prompts)} x {rollout.samples} completions of {rollout.length} tokens",
+        runs,
+        [(FOLDED, name) for name in ways if name != FOLDED],
+        work={name: {"tokens": tokens} for name in made},
+        amount=tokens,
+        limit=LIMIT,
+    )
+    rate = 2 * weights * tokens / one.medians[LIMIT] / 1e9
+    return replace(one, notes={"GFLOPS of the matrix products": rate, "parameters in linear layers": weights})
 
-    def ours(model: nn.Module) -> int:
-        found = generate(
-            model, tokenizer, sides.prompts, length, temperature=1.0, samples=samples, stop_at_end=False
-        )  # fmt: skip
-        return sum(map(len, found))
 
-    def as_users(model: nn.Module) -> int:
-        new = {"max_new_tokens": length, "min_new_tokens": length}
-        sampling = {"do_sample": True, "top_k": 0, "num_return_sequences": samples, **new}
-        return sum(map(len, by_generate(model, tokenizer, sides.prompts, **sampling)))
+def _ways(sides: Sides, adapter: TinyLoRA, rollout: Rollout) -> dict[str, Callable[[], int]]:
+    """name -> sample them that way; each returns how many tokens it made."""
+    tokenizer = sides.ours.tokenizer
 
     def folded() -> int:
         with adapter.folded():
-            return ours(sides.ours.model)
+            return rollout.ours(sides.ours.model, tokenizer)
 
     def merged() -> int:
         sides.peer.merge_adapter()
-        made = as_users(sides.peer)
+        made = rollout.as_users(sides.peer, tokenizer)
         sides.peer.unmerge_adapter()
         return made
 
-    calls = {
-        "plain model": partial(ours, sides.plain),
-        "plain model, model.generate": partial(as_users, sides.plain),
+    return {
+        "plain model": lambda: rollout.ours(sides.plain, tokenizer),
+        USERS: lambda: rollout.as_users(sides.plain, tokenizer),
         FOLDED: folded,
-        "PEFT TinyLoRA, live, model.generate": partial(as_users, sides.peer),
+        "PEFT TinyLoRA, live, model.generate": lambda: rollout.as_users(sides.peer, tokenizer),
         "PEFT TinyLoRA, merged, model.generate": merged,
     }
-    runs, made = timed({name: partial(_seeded, call) for name, call in calls.items()}, sides.setup.repeats)
-    tokens = len(sides.prompts) * samples * length
-    assert set(made.values()) == {tokens}, f"{made} instead of {tokens} tokens each"
-    return Measurement(
-        f"{len(sides.prompts)} x {samples} completions of {length} tokens, the peer as it is used",
-        runs,
-        [(FOLDED, name) for name in calls if name != FOLDED],
-        work={name: {"tokens": tokens} for name in made},
-        amount=tokens,
-    )
+
+
+def _products(linears: Sequence[nn.Linear], rollout: Rollout) -> int:
+    """x @ W.T of every linear layer for `rows` rows, once a token."""
+    dtype, device = linears[0].weight.dtype, linears[0].weight.device
+    inputs = {n: torch.randn(rollout.rows, n, dtype=dtype, device=device) for n in {m.in_features for m in linears}}
+    for _ in range(rollout.length):
+        for layer in linears:
+            inputs[layer.in_features] @ layer.weight.T
+    return rollout.rows * rollout.length
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ class Measurement:
 
     runs: name -> seconds (or what `unit` says; less is better). compare: (ours, peer) pairs of names. work: name ->
     what that side did, counted in the run. notes: further findings. amount: tokens or checks of one run, where rates
-    are of interest.
+    are of interest. limit: the name that shows what the machine would allow.
     """
 
     what: str
@@ -36,6 +36,7 @@ class Measurement:
     work: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     amount: int | None = None
+    limit: str | None = None
 
     @property
     def medians(self) -> dict[str, float]:
@@ -49,9 +50,11 @@ class Measurement:
         return [(ours, peer, medians[peer] / medians[ours]) for ours, peer in self.compare]
 
     def record(self, where: Mapping[str, str]) -> dict[str, Any]:
-        """Plain JSON. `ratio`: of every name to the first pair's peer; `rates` where there is an amount."""
+        """Plain JSON. `ratio`: of every name to the first pair's peer; `rates` where there is an amount, `share` of the
+        limit where there is one."""
         medians, reference = self.medians, self.compare[0][1]
         rates = {name: self.amount / value for name, value in medians.items()} if self.amount else None
+        share = {name: medians[self.limit] / value for name, value in medians.items()} if self.limit else None
         return {
             "what": self.what,
             "environment": dict(where),
@@ -59,6 +62,7 @@ class Measurement:
             "runs": {name: list(values) for name, values in self.runs.items()},
             "medians": medians,
             **({"rates": rates} if rates else {}),
+            **({"share": share} if share else {}),
             "ratio": {name: medians[reference] / value for name, value in medians.items()},
             "compare": [{"ours": ours, "peer": peer, "ratio": ratio} for ours, peer, ratio in self.ratios],
             "work": {name: dict(counts) for name, counts in self.work.items()},
@@ -82,12 +86,14 @@ def timed(calls: Mapping[str, Callable[[], T]], repeats: int) -> tuple[dict[str,
     """
     runs: dict[str, list[float]] = {name: [] for name in calls}
     last: dict[str, T] = {}
-    for _ in tqdm(range(1 + repeats), desc="bench", unit="pass", leave=False):
-        for name, call in calls.items():
+    with tqdm(total=(1 + repeats) * len(calls), desc="bench", unit="run", leave=False) as bar:
+        for name, call in list(calls.items()) * (1 + repeats):
+            bar.set_postfix_str(name)
             seconds: dict[str, float] = {}
             with clock(seconds, name):
                 last[name] = call()
             runs[name].append(seconds[name])
+            bar.update()
     return {name: values[1:] for name, values in runs.items()}, last
 
 
@@ -114,7 +120,8 @@ def print_tables(subject: str, records: Sequence[Mapping[str, Any]]) -> None:
         print(f"{subject}: {record['what']} ({where['device']}, {where['threads']} threads, {where['date']})")
         for name, value in record["medians"].items():
             rate = f"   {record['rates'][name]:9.1f} a second" if "rates" in record else ""
-            print(f"  {name:<44} {value:11.4g} {record['unit']}{rate}")
+            share = f"   {record['share'][name]:5.0%} of the limit" if "share" in record else ""
+            print(f"  {name:<44} {value:11.4g} {record['unit']}{rate}{share}")
         for pair in record["compare"]:
             print(f"  {pair['ours']:<44} {pair['ratio']:11.2f} times as good as {pair['peer']}")
         for note, value in record["notes"].items():

@@ -11,6 +11,7 @@ from dataclasses import replace
 from unittest.mock import patch
 
 from datasets import Dataset
+from tqdm.auto import tqdm
 from transformers import PrinterCallback
 
 from boostlib.adapter import TinyLoRA
@@ -20,6 +21,7 @@ from boostlib.bench.measure import Measurement, clock, phased
 from boostlib.bench.setup import Setup, peft_tiny_lora
 from boostlib.evaluation.decode import Decode
 from boostlib.models.subject import Subject
+from boostlib.records.rows import Training
 from boostlib.tasks.base import Example, TextTask
 from boostlib.training.grpo import GRPO
 from boostlib.update import Weights
@@ -37,46 +39,55 @@ def bench_round(setup: Setup) -> list[Measurement]:
     although a run needs one basis for all of its rounds.
     """
     sides = {"boostlib": _our_round, "TRL + PEFT": _their_round}
-    return [phased(f"one round of {setup.task.name}", {name: one(setup) for name, one in sides.items()})]
+    with tqdm(total=5 * len(sides), desc="round", unit="phase", leave=False) as bar:
+        return [phased(f"one round of {setup.task.name}", {name: one(setup, bar) for name, one in sides.items()})]
 
 
-def _our_round(setup: Setup) -> Phases:
+@contextmanager
+def _phase(bar: tqdm, seconds: dict[str, float], phase: str) -> Iterator[None]:
+    bar.set_postfix_str(phase)
+    with clock(seconds, phase):
+        yield
+    bar.update()
+
+
+def _our_round(setup: Setup, bar: tqdm) -> Phases:
     seconds: dict[str, float] = {}
-    subject, decoder = Subject(*setup.load(), setup.task), Decode(setup.batch_size)
-    with clock(seconds, "evaluate train"):
+    subject, decoder = Subject(*setup.load(), setup.task, on_step=bar.set_postfix), Decode(setup.batch_size)
+    with _phase(bar, seconds, "evaluate train"):
         result = answers(subject, decoder, "train")
         failed = set(result.failures)
         failures = [example for example in setup.task.split("train") if example.id in failed]
-    with clock(seconds, "adapter"), tempfile.TemporaryDirectory() as folder:
+    with _phase(bar, seconds, "adapter"), tempfile.TemporaryDirectory() as folder:
         basis = SVDBasis.from_model(subject.model, setup.adapter.rank, cache_dir=folder)
         adapter = TinyLoRA(basis, setup.adapter)
         weights = Weights(subject.model, adapter.names)
         adapter.attach(subject.model, weights)
-    with clock(seconds, "train"), completions(setup.task) as made:
+    with _phase(bar, seconds, "train"), completions(setup.task) as made:
         once = replace(setup.trainer, max_samples=setup.trainer.samples)  # no second try: the peer has none
         steps = once.train(subject, failures, adapter).steps
-    with clock(seconds, "merge"):
+    with _phase(bar, seconds, "merge"):
         adapter.detach()
         weights.merge(adapter.update())
-    with clock(seconds, "evaluate test"):
+    with _phase(bar, seconds, "evaluate test"):
         last = answers(subject, decoder)
     return seconds, {"steps": steps, "completions": sum(made), "evaluated": len(result.ids) + len(last.ids)}
 
 
-def _their_round(setup: Setup) -> Phases:
+def _their_round(setup: Setup, bar: tqdm) -> Phases:
     seconds: dict[str, float] = {}
-    subject, size = Subject(*setup.load(), setup.task), setup.batch_size
+    subject, size = Subject(*setup.load(), setup.task, on_step=bar.set_postfix), setup.batch_size
     examples, test = setup.task.split("train"), setup.task.split("test")
-    with clock(seconds, "evaluate train"):
+    with _phase(bar, seconds, "evaluate train"):
         _, right = plain_loop(subject, examples, size)
         failures = [example for example, correct in zip(examples, right, strict=True) if not correct]
-    with clock(seconds, "adapter"):
+    with _phase(bar, seconds, "adapter"):
         wrapped = peft_tiny_lora(subject.model, setup.adapter)
-    with clock(seconds, "train"), completions(setup.task) as made:
+    with _phase(bar, seconds, "train"), completions(setup.task) as made:
         steps = _train_with_trl(setup.trainer, replace(subject, model=wrapped), failures)
-    with clock(seconds, "merge"):
+    with _phase(bar, seconds, "merge"):
         subject.model = wrapped.merge_and_unload()
-    with clock(seconds, "evaluate test"):
+    with _phase(bar, seconds, "evaluate test"):
         plain_loop(subject, test, size)
     return seconds, {"steps": steps, "completions": sum(made), "evaluated": len(examples) + len(test)}
 
@@ -85,7 +96,7 @@ def _train_with_trl(own: GRPO, subject: Subject, examples: Sequence[Example]) ->
     """Steps of TRL's trainer as it comes, with our settings, on PEFT's adapter, which the subject's model carries."""
     from trl import GRPOTrainer  # takes seconds to import
 
-    from boostlib.training.trl import Pass, reward_function
+    from boostlib.training.trl import Pass, Recorder, reward_function
 
     with tempfile.TemporaryDirectory() as scratch:
         trainer = GRPOTrainer(
@@ -94,6 +105,7 @@ def _train_with_trl(own: GRPO, subject: Subject, examples: Sequence[Example]) ->
             Pass(own, subject, examples, seed=0).config(scratch, own.learning_rate),
             Dataset.from_list([{"prompt": e.prompt, "index": i} for i, e in enumerate(examples)]),
             processing_class=subject.tokenizer,
+            callbacks=[Recorder(Training(), subject.on_step)],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

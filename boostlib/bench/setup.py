@@ -12,7 +12,7 @@ from torch import nn
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis, target_modules
 from boostlib.evaluation.generate import encode
-from boostlib.experiments.presets import MATH
+from boostlib.experiments.presets import CODE, MATH
 from boostlib.models.language import load_model
 from boostlib.models.subject import Subject
 from boostlib.tasks import load_task
@@ -33,6 +33,7 @@ class Setup:
     task: TextTask = field(default_factory=lambda: load_task("arithmetic"))  # type: ignore[assignment]
     code: TextTask = field(default_factory=lambda: load_task("python_basics"))  # type: ignore[assignment]
     trainer: GRPO = MATH["demo"].trainer  # type: ignore[assignment]
+    code_trainer: GRPO = CODE["demo"].trainer  # type: ignore[assignment]
     adapter: AdapterConfig = MATH["demo"].boost.adapter
     rounds: int = 20
     repeats: int = 3
@@ -71,11 +72,9 @@ class Sides:
         """The model with PEFT's adapter, v not at 0."""
         return peft_tiny_lora(self.setup.load()[0], self.setup.adapter, moved=True)
 
-    @cached_property
-    def prompts(self) -> list[list[int]]:
-        """Token ids of as many training prompts as a step takes."""
-        examples = self.setup.task.split("train")[: self.setup.trainer.prompts]
-        return encode(self.ours.tokenizer, [example.prompt for example in examples])
+    def prompts(self, task: TextTask, count: int) -> list[list[int]]:
+        """Token ids of the first training prompts of a task."""
+        return encode(self.ours.tokenizer, [example.prompt for example in task.split("train")[:count]])
 
 
 def peft_tiny_lora(model: nn.Module, adapter: AdapterConfig, moved: bool = False) -> PeftModel:

@@ -30,11 +30,17 @@ def reproduce(preset: str, only: Sequence[str] = (), out: str | Path | None = No
     """Execute the notebooks whose names begin with an entry of `only` (default: all), in order.
 
     Executed copies go to `out` (default `out/<preset>`), figures to `out/figures`; the committed notebooks are not
-    touched. A notebook that fails is reported and the next one runs.
+    touched. Says beforehand how long each took when it last ran, and what each showed as soon as it has ended. A
+    notebook that fails is reported and the next one runs.
     """
     sources = select(only)
-    folder = output_folder(Path(out) if out is not None else ROOT / "out" / preset)
-    return [_execute(source, folder.resolve(), preset) for source in sources]
+    folder = output_folder(Path(out) if out is not None else ROOT / "out" / preset).resolve()
+    print(plan(sources, folder, preset), flush=True)
+    outcomes = []
+    for source in sources:
+        outcomes.append(_execute(source, folder, preset))
+        print(summary(outcomes[-1:]), flush=True)
+    return outcomes
 
 
 def select(only: Sequence[str]) -> list[Path]:
@@ -48,6 +54,24 @@ def select(only: Sequence[str]) -> list[Path]:
         if not any(path.name.startswith(entry) for path in notebooks):
             raise BoostError(f"--only {entry}: no such notebook; there are {', '.join(p.stem for p in notebooks)}")
     return [path for path in notebooks if not only or path.name.startswith(tuple(only))]
+
+
+def plan(sources: Sequence[Path], folder: Path, preset: str) -> str:
+    """Minutes of every notebook's last run: of the copy in `folder`, else of the committed one; and their sum."""
+    found = {source.stem: _minutes(folder / source.name, preset) or _minutes(source, preset) for source in sources}
+    lines = [f"{name:<24} " + (f"{took:5.1f} min" if took else "   not timed yet") for name, took in found.items()]
+    return "\n".join(["minutes when last run:", *lines, f"{'in all':<24} {sum(filter(None, found.values())):5.1f} min"])
+
+
+def _minutes(path: Path, preset: str) -> float | None:
+    """Of the run that wrote this copy, as papermill noted; None where there is none, or one that failed, was cut off
+    or was of another preset."""
+    try:
+        noted = nbformat.read(path, as_version=4).metadata.get("papermill", {})
+    except (OSError, ValueError):  # no file, or half of one
+        return None
+    same = noted.get("parameters", {}).get("preset", preset) == preset
+    return noted["duration"] / 60 if same and noted.get("duration") and not noted.get("exception") else None
 
 
 def _execute(source: Path, folder: Path, preset: str) -> Outcome:

@@ -4,11 +4,13 @@ import json
 import statistics
 
 import pytest
+import torch
 from helpers import ParityTask
 
 from boostlib import GRPO, AdapterConfig, BoostError
 from boostlib.__main__ import main
 from boostlib.bench import SUBJECTS, bench
+from boostlib.bench.decoding import FOLDED, LIMIT, USERS
 from boostlib.bench.measure import Measurement, phased, print_tables
 from boostlib.bench.setup import Setup, peft_tiny_lora
 
@@ -43,8 +45,9 @@ def test_every_subject_measures_and_writes_what_it_found(subject, setup, tmp_pat
         for pair in record["compare"]:
             expected = record["medians"][pair["peer"]] / record["medians"][pair["ours"]]
             assert pair["ratio"] == pytest.approx(expected)
-    printed = capsys.readouterr().out
-    assert printed.strip().endswith("GPU: not run")
+    printed, progress = capsys.readouterr()
+    assert printed.startswith(f"{subject}: about ") and printed.strip().endswith("GPU: not run")
+    assert subject == "merge" or " 0/" in progress  # from the first run on
     assert all(pair["peer"] in printed for record in records for pair in record["compare"])
 
 
@@ -53,13 +56,26 @@ def test_every_subject_measures_and_writes_what_it_found(subject, setup, tmp_pat
     [("decode", "tokens"), ("round", "steps"), ("round", "completions")],
 )
 def test_both_sides_do_the_same_work(subject, count, setup):
-    for one in SUBJECTS[subject](setup):
+    for one in SUBJECTS[subject][0](setup):
         done = {work[count] for work in one.work.values()}
         assert len(done) == 1 and done.pop() > 0
 
 
+def test_every_way_to_decode_has_its_share_of_the_products_in_the_same_run(setup, capsys):
+    records = bench("decode", setup=setup)["decode"]
+    assert [set(one["share"]) for one in records] == [set(records[0]["runs"])] * 2 + [{FOLDED, USERS, LIMIT}]
+    linears = [m for m in setup.load()[0].modules() if isinstance(m, torch.nn.Linear)]
+    weights = sum(layer.weight.numel() for layer in linears)  # the tied head once
+    for one in records:
+        assert one["notes"]["parameters in linear layers"] == weights and one["share"][LIMIT] == 1
+        gflops = 2 * weights * one["rates"][LIMIT] / 1e9
+        assert one["notes"]["GFLOPS of the matrix products"] == pytest.approx(gflops)
+        assert one["share"][FOLDED] == pytest.approx(one["rates"][FOLDED] / one["rates"][LIMIT])
+    assert "100% of the limit" in capsys.readouterr().out
+
+
 def test_plain_loops_write_the_same_completions(setup):
-    for one in SUBJECTS["evaluate"](setup):
+    for one in SUBJECTS["evaluate"][0](setup):
         same, _, n = one.notes["equal completions"].partition(" of ")
         assert same == n
 

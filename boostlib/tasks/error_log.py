@@ -5,7 +5,8 @@ r"""A user's own log of failures: cases that a model got wrong, what they cost, 
      "kind": "guard"}
     {"id": "c-5", "prompt": "Write ...", "tests": ["assert f(2) == 4"], "reference": "def f(n): return n * n"}
 
-One case a line; `log_rows.py` says which fields there are. Splits: `train`, the failures to repair; `guard`, the cases
+One case a line; `log_rows.py` says which fields there are. Logs of other tools and tables are read too (`logs/`): what
+failed there is to be repaired, what passed a guard. Splits: `train`, the failures to repair; `guard`, the cases
 of that kind; `test`, the cases that name it as their `split`. `kind` of an example is the case's class.
 
 Rule: a case is scored as its `score` says, by the functions at the end of this file, each with a lenient reading,
@@ -24,12 +25,12 @@ user's own.
 """
 
 import builtins
+import logging
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -41,9 +42,12 @@ from boostlib.sandbox import AssertsNothing, CodeTask, TaskError
 from boostlib.tasks.answers import as_number, same_answer
 from boostlib.tasks.base import Example, Score
 from boostlib.tasks.gsm8k import extract
-from boostlib.tasks.log_rows import SPLITS, check_rows, complain, expected_text, read_log, scoring
+from boostlib.tasks.log_rows import SPLITS, check_rows, complain, expected_text, listed, scoring
+from boostlib.tasks.logs.reading import read_cases
 from boostlib.tasks.programs import ProgramTask, defined_names, imported_names, imports_of, used_names
 from boostlib.tasks.rows import Row
+
+log = logging.getLogger(__name__)
 
 Costs = Annotated[
     Mapping[Name, Positive], Field(description='a mapping such as {"sums": 5}; a cost is a positive number')
@@ -68,8 +72,8 @@ class Case(Example):
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorLog(ProgramTask):
-    """`path`: a jsonl file, or a folder whose jsonl files make up the log. `costs`: class -> cost of its cases that
-    give none of their own. `stop`: regular expression after whose first match a completion ends.
+    """`path`: a log of any form that `logs/reading.py` knows, or a folder of them. `costs`: class -> cost of its cases
+    that give none of their own. `stop`: regular expression after whose first match a completion ends.
 
     Raises DataError where the file is missing or rows are malformed, all of them listed, references that fail their
     own tests among them; BoostError for a class in `costs` that no case has, or a setting out of range.
@@ -100,8 +104,13 @@ class ErrorLog(ProgramTask):
         """Every case of the log, in order."""
         if self.path is None:
             raise DataError('error_log needs the log: load_task("error_log", path="cases.jsonl")')
-        rows, problems = read_log(Path(self.path))
-        problems += check_rows(rows)
+        try:
+            reading = read_cases(self.path)
+        except DataError as error:
+            raise DataError(f"the error log {error}; give `path` of a log") from error
+        if reading.left_out:
+            log.warning("%s: %d left out:\n%s", self.path, len(reading.left_out), "\n".join(listed(reading.left_out)))
+        rows, problems = reading.rows, [*reading.problems, *check_rows(reading.rows)]
         bad, cases = {where for where, _ in problems}, {}
         for where, row in rows:
             if where not in bad:
@@ -137,7 +146,9 @@ class ErrorLog(ProgramTask):
         code: list[Any] = [examples[i] for i in programs]
         verdicts = iter(super().score_many([texts[i] for i in programs], code))
         scored = zip(texts, examples, strict=True)
-        return [next(verdicts) if case.scoring == "code" else self._score_text(text, case) for text, case in scored]
+        return [
+            next(verdicts) if case.scoring == "code" else score_text(text, case, self.labels) for text, case in scored
+        ]
 
     def require_sound(self, examples: Sequence[Case]) -> None:
         """Raises TaskError, naming the case, for tests that assert nothing. References were run when the log was
@@ -152,11 +163,6 @@ class ErrorLog(ProgramTask):
             except TaskError:
                 pass  # what a program that does nothing may well bring about
         self._sound.update(new)
-
-    def _score_text(self, text: str, case: Case) -> Score:
-        if case.scoring == "label":
-            return score_label(text, case.answer, self.labels)
-        return SCORERS[case.scoring](text, case.answer)
 
     def _ended(self, text: str) -> str:
         found = re.search(self.stop, text) if self.stop else None
@@ -203,6 +209,13 @@ def to_check(tests: str, reference: str = "") -> CodeTask:
         return CodeTask(tests, exports=tuple(sorted(taken)), setup=imports_of(reference))
     except SyntaxError as error:
         raise TaskError(f"the reference does not compile: {error}") from error
+
+
+def score_text(text: str, case: Case, labels: Sequence[str]) -> Score:
+    """The score of a case that is no program; labels: what a label case may be answered with."""
+    if case.scoring == "label":
+        return score_label(text, case.answer, labels)
+    return SCORERS[case.scoring](text, case.answer)
 
 
 def score_exact(text: str, expected: str) -> Score:

@@ -69,19 +69,50 @@ def check_rows(rows: Sequence[Numbered]) -> list[Problem]:
     return problems
 
 
+class LogError(DataError):
+    """A log with `problems`; the message lists the first of them."""
+
+    def __init__(self, message: str, problems: Sequence[Problem]):
+        super().__init__(message)
+        self.problems = problems
+
+
 def complain(problems: Sequence[Problem], path: object) -> None:
-    """Raises DataError that lists `problems`, the first `SHOWN` of them, where there are any."""
+    """Raises LogError that lists `problems`, the first `SHOWN` of them, where there are any."""
     if problems:
         in_order = sorted(problems, key=lambda problem: _place(problem[0]))
         lines = [f"  {where}: {what}" for where, what in in_order[:SHOWN]]
         more = [f"  and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise DataError("\n".join([f"the error log {path} has {count}; correct these lines:", *lines, *more]))
+        raise LogError("\n".join([f"the error log {path} has {count}; correct these lines:", *lines, *more]), problems)
+
+
+def listed(problems: Sequence[Problem]) -> list[str]:
+    """Every problem, those that say the same in one line: "  line 3, 7-9: not JSON"."""
+    places: dict[str, list[tuple[str, int]]] = {}
+    for where, what in sorted(problems, key=lambda problem: _place(problem[0])):
+        places.setdefault(what, []).append(_place(where))
+    return [f"  {_ranges(found)}: {what}" for what, found in places.items()]
+
+
+def _ranges(places: list[tuple[str, int]]) -> str:
+    """("line", 1), ("line", 2), ("line", 5) as "line 1-2, 5"."""
+    spans: list[list[Any]] = []  # name, first, last
+    for name, number in places:
+        if spans and spans[-1][0] == name and number <= spans[-1][2] + 1:
+            spans[-1][2] = number
+        else:
+            spans.append([name, number, number])
+    parts, before = [], None
+    for name, first, last in spans:
+        parts.append(("" if name == before else f"{name} ") + (f"{first}" if first == last else f"{first}-{last}"))
+        before = name
+    return ", ".join(parts)
 
 
 def _place(where: str) -> tuple[str, int]:
-    file, _, number = where.rpartition(" ")
-    return file, int(number)
+    name, _, number = where.rpartition(" ")
+    return name, int(number)
 
 
 def check_row(row: Row) -> Iterator[str]:

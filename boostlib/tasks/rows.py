@@ -72,7 +72,7 @@ def _ending(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _open_text(path: Path, newline: str | None = None):
+def open_text(path: Path, newline: str | None = None):
     """A text file, unpacked where its name ends in `.gz`; a byte-order mark at its beginning is left out."""
     packed = path.name.lower().endswith(".gz")
     return (gzip.open if packed else open)(path, "rt", encoding="utf-8-sig", newline=newline)
@@ -86,7 +86,7 @@ def read_csv(path: str | os.PathLike, fields: Sequence[str] = ()) -> list[Row]:
     """
     path = Path(path)
     try:
-        with _open_text(path, newline="") as file:
+        with open_text(path, newline="") as file:
             reader = csv.DictReader(file, delimiter="\t" if _ending(path) == ".tsv" else ",", strict=True)
             found, rows = [name for name in reader.fieldnames or () if name], list(reader)
     except (*UNREADABLE, csv.Error) as error:
@@ -128,7 +128,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, Row | str]]:
     """
     found = 0
     try:
-        with _open_text(path) as file:
+        with open_text(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, _parse(line)

@@ -26,7 +26,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, PreTrainedConfig
-from transformers.cache_utils import Cache, DummyLayer, DynamicLayer
+from transformers.cache_utils import Cache
 
 from boostlib.common.errors import DataError, ModelError
 
@@ -84,7 +84,7 @@ def unlike_plain(cache: Any) -> str:
     """Why a cache is none that grows by a key and a value a token in every layer; "" where it is one."""
     if not isinstance(cache, Cache):
         return f"its cache is a {type(cache).__name__}"
-    kinds = {type(layer).__name__ for layer in cache.layers if type(layer) not in (DynamicLayer, DummyLayer)}
+    kinds = {type(layer).__name__ for layer in cache.layers} - {"DynamicLayer", "DummyLayer"}
     return f"its cache has layers of {', '.join(sorted(kinds))}" if kinds else ""
 
 

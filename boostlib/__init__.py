@@ -29,6 +29,7 @@ from boostlib.release.html import write_html
 from boostlib.run import Run, replay
 from boostlib.strategies.gate import Gate
 from boostlib.strategies.greedy import Greedy
+from boostlib.strategies.lora import LoRAConfig
 from boostlib.tasks import load_task
 from boostlib.training.cross_entropy import CrossEntropy
 from boostlib.training.grpo import GRPO
@@ -46,6 +47,7 @@ __all__ = [
     "Gate",
     "Greedy",
     "Ledger",
+    "LoRAConfig",
     "LowRankUpdate",
     "Preset",
     "Result",

@@ -9,7 +9,6 @@ from typing import Any
 
 import transformers
 
-from boostlib.adapter import STRATEGIES
 from boostlib.analysis.recorded import METHODS
 from boostlib.common import world
 from boostlib.common.durable import require_absent
@@ -45,7 +44,7 @@ def _reproduce(args) -> int:
 
 def _boost(args) -> None:
     from boostlib.analysis.tables import rounds_table
-    from boostlib.experiments.methods import run_method, with_method, with_size
+    from boostlib.experiments.methods import IN_ROUNDS, run_method, with_method, with_size
     from boostlib.experiments.presets import SECTIONS, preset
 
     unused = sorted(_given(args, "blocks", *GREEDY)) if args.method != "greedy" else []
@@ -61,18 +60,18 @@ def _boost(args) -> None:
         chosen = replace(chosen, full_learning_rate=args.learning_rate, lora_learning_rate=args.learning_rate)
     adapter = replace(chosen.boost.adapter, **_given(args, "scaling", "rank", "u", "n_tie", "blocks"))
     greedy = replace(chosen.boost.greedy, **_given(args, *GREEDY))
-    if args.drafts and (args.method not in STRATEGIES or args.section in ("protein", "binding")):
+    if args.drafts and (args.method not in IN_ROUNDS or args.section in ("protein", "binding")):
         raise BoostError("--drafts saves decoding between rounds: it needs a method with rounds, and math or code")
-    loop = _given(args, "rounds", "w0_device", "drafts")
+    loop = _given(args, "rounds", "w0_device", "drafts", "held_out")
     rollouts, evaluations = _vllm(args)
     chosen = replace(
         chosen,
         boost=replace(chosen.boost, adapter=adapter, greedy=greedy, **loop, **evaluations),
-        trainer=replace(chosen.trainer, **_given(args, "learning_rate", "max_steps"), **rollouts),
+        trainer=replace(chosen.trainer, **_given(args, "learning_rate", "max_steps", "epochs"), **rollouts),
     )
-    named = f"runs/{chosen.task}-{args.preset}-{args.method}{args.numbers or ''}-seed{args.seed}"
+    named = f"runs/{chosen.task}-{args.preset}{args.train_on or ''}-{args.method}{args.numbers or ''}-seed{args.seed}"
     run_dir = named if args.run_dir is None else args.run_dir
-    ledger = run_method(with_method(chosen, args.method), run_dir, args.data_dir)
+    ledger = run_method(with_method(chosen, args.method, args.train_on), run_dir, args.data_dir)
     if world.is_main():
         print(rounds_table(ledger).round(3).to_string())
 
@@ -263,7 +262,7 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
         choices=("math", "code", "protein", "binding"),
         help="which experiment of the paper",
     )
-    sub.add_argument("--run-dir", help="default runs/TASK-PRESET-METHOD-seedN; the same call continues it")
+    sub.add_argument("--run-dir", help="default runs/TASK-PRESET[TRAIN_ON]-METHOD-seedN; the same call continues it")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--model", help="embedded name, local folder or hub id; default: the preset's")
     sub.add_argument("--dtype", choices=("auto", "bf16", "fp32"))
@@ -271,10 +270,14 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data-dir", help="folder of data files, default $BOOSTLIB_DATA, else the hub")
     sub.add_argument("--rounds", type=int)
     sub.add_argument("--method", default="rotate", choices=METHODS, help="see methods.py")
+    sub.add_argument("--train-on", choices=("failures", "all"), help="whom a round trains on (the method's own)")
+    sub.add_argument("--held-out", type=_list, metavar="SPLIT[,SPLIT]", help="splits to score beside train (preset's)")
     sub.add_argument("--numbers", type=int, help="an adapter of that size, at its tuned learning rate (protein: 4032)")
     sub.add_argument("--scaling", choices=("paper", "normalized"))
-    for name, kind in (("rank", int), ("u", int), ("n-tie", int), ("learning-rate", float), ("max-steps", int)):
-        sub.add_argument(f"--{name}", type=kind)
+    for name in ("rank", "u", "n-tie", "max-steps"):
+        sub.add_argument(f"--{name}", type=int)
+    for name in ("learning-rate", "epochs"):
+        sub.add_argument(f"--{name}", type=float)
     sub.add_argument("--w0-device", choices=("cpu", "cuda"), help="where the copy of W0 is kept (with the model)")
     sub.add_argument(
         "--vllm",

@@ -16,7 +16,7 @@ mean equals the first block's, giving later rounds steps of the same size.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from boostlib.basis import SVDBasis
 from boostlib.common.errors import BoostError, ModelError
-from boostlib.common.settings import Count, Seed, checked, valid
+from boostlib.common.settings import Count, Names, Seed, checked, valid
 from boostlib.common.stable import philox
 from boostlib.update import LowRankUpdate, Weights
 
@@ -71,6 +71,14 @@ class AdapterConfig:
     def basis_rank(self, rounds: int) -> int:
         """Directions per weight that a run of `rounds` rounds needs."""
         return self.rank * {"rotate": rounds, "top": 1, "greedy": self.blocks}[self.strategy]
+
+    def basis(self, model: nn.Module, rounds: int, targets: Names | None = None) -> SVDBasis:
+        """The directions that a run of `rounds` rounds needs."""
+        return SVDBasis.from_model(model, self.basis_rank(rounds), targets)
+
+    def adapter(self, basis: SVDBasis, round: int, plan: Plan) -> "TinyLoRA":
+        """A TinyLoRA to `restore` the numbers of a recorded round in."""
+        return TinyLoRA(basis, self, round, plan)
 
     def settings(self) -> dict[str, Any]:
         """What identifies these settings in a run: `blocks` only where it decides anything."""
@@ -144,6 +152,23 @@ class TinyLoRA:
     def num_parameters(self) -> int:
         """How many numbers train: groups * u."""
         return self.v.numel()
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Dimensions that they span."""
+        return self.config.degrees_of_freedom(len(self.names))
+
+    @property
+    def numbers(self) -> dict[str, Tensor]:
+        """What a round's file holds: v."""
+        return {"v": self.v.detach()}
+
+    def restore(self, numbers: Mapping[str, Tensor]) -> bool:
+        """Take up recorded `numbers`; False, and nothing changes, where they are another adapter's."""
+        if set(numbers) != {"v"} or numbers["v"].shape != self.v.shape:
+            return False
+        self.v.data.copy_(numbers["v"])
+        return True
 
     def group(self, index: int) -> int:
         """The group of the index-th target module."""

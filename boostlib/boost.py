@@ -19,13 +19,14 @@ from pathlib import Path
 
 from torch import nn
 
-from boostlib.adapter import TinyLoRA
 from boostlib.common.errors import BoostError
-from boostlib.config import BoostConfig, circumstances, round_seed
+from boostlib.common.stable import round_seed
+from boostlib.config import BoostConfig, circumstances
 from boostlib.evaluation.scoring import base_row, fixed_and_broken, score_splits, unchanged
 from boostlib.records.rows import Round, Training
 from boostlib.records.sketch import pack, sketch
 from boostlib.run import Run, open_run
+from boostlib.strategies.choices import Adapter
 from boostlib.tasks.base import Task
 
 
@@ -76,12 +77,11 @@ def begin(run: Run) -> None:
     run.ledger.append(base)
 
 
-def train(run: Run, failures: Sequence[str], adapter: TinyLoRA, choice: dict) -> Training:
+def train(run: Run, failures: Sequence[str], adapter: Adapter, choice: dict) -> Training:
     """Train the adapter on the failures, or take up what a killed process had trained already."""
     index, start = adapter.round, time.perf_counter()
-    recorded = run.ledger.load_v(index)
-    if recorded is not None and recorded[0].shape == adapter.v.shape:
-        adapter.v.data.copy_(recorded[0])
+    recorded = run.ledger.load_numbers(index)
+    if recorded is not None and adapter.restore(recorded[0]):
         return Training.restored(recorded[1])
     accuracy = (run.rounds[-1] if index else run.base).train_accuracy
     run.progress.at(round=index, failures=len(failures), accuracy=f"{accuracy:.3f}")
@@ -92,11 +92,11 @@ def train(run: Run, failures: Sequence[str], adapter: TinyLoRA, choice: dict) ->
     finally:
         adapter.detach()
     trained.seconds, trained.choice = time.perf_counter() - start, choice
-    run.ledger.save_v(index, adapter.v, vars(trained))
+    run.ledger.save_numbers(index, adapter.numbers, vars(trained))
     return trained
 
 
-def merge(run: Run, failures: Sequence[str], adapter: TinyLoRA, trained: Training) -> None:
+def merge(run: Run, failures: Sequence[str], adapter: Adapter, trained: Training) -> None:
     """Merge the adapter unless it learned nothing, evaluate, and write the round's line: after it the round exists."""
     last, before, start = (run.rounds or (run.base,))[-1], run.update, time.perf_counter()
     update = adapter.update()
@@ -109,7 +109,7 @@ def merge(run: Run, failures: Sequence[str], adapter: TinyLoRA, trained: Trainin
     row = Round(
         index=adapter.round,
         num_parameters=adapter.num_parameters,
-        degrees_of_freedom=adapter.config.degrees_of_freedom(len(run.basis)),
+        degrees_of_freedom=adapter.degrees_of_freedom,
         plan=adapter.plan,
         adapter_norm=update.norm(),
         update_norm=run.update.norm(),
@@ -124,7 +124,7 @@ def merge(run: Run, failures: Sequence[str], adapter: TinyLoRA, trained: Trainin
         weights_fingerprint=run.fingerprint() if merged else last.weights_fingerprint,
         extra=verdict | trained.entry() | run.decoder.entry(),
         sketch=pack(sketch(update, adapter.groups())) if merged else "",
-        circumstances=circumstances(run.basis, adapter.config.rank, run.model.device),
+        circumstances=circumstances(run.basis, run.config.learner.rank, run.model.device),
         **fixed_and_broken(failures, tried if merged else unchanged(last, failures)),
         **trained.record(),
     )

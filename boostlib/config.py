@@ -23,11 +23,12 @@ from boostlib.basis import SVDBasis
 from boostlib.common import world
 from boostlib.common.errors import BoostError, RunError
 from boostlib.common.settings import Count, Flag, Name, Names, Seed, checked
-from boostlib.common.stable import fingerprint_json, fingerprint_tensors, stable_seed
+from boostlib.common.stable import fingerprint_json, fingerprint_tensors
 from boostlib.evaluation.vllm import VLLM, require_vllm
 from boostlib.records.ledger import Ledger
 from boostlib.strategies.gate import Gate
 from boostlib.strategies.greedy import Greedy
+from boostlib.strategies.lora import LoRAConfig
 from boostlib.tasks.base import Task, require_unique_ids
 
 LAST_BITS = ("device", "threads", "capability", "torch", "numpy")  # of an environment: what may change them
@@ -38,7 +39,8 @@ LAST_BITS = ("device", "threads", "capability", "torch", "numpy")  # of an envir
 class BoostConfig:
     """Settings of a run beside those of the trainer.
 
-    rounds: how many in all; may be raised later. train_on: "failures", or "all" for TinyLoRA's way.
+    rounds: how many in all; may be raised later. lora: rounds of LoRA instead of `adapter`, which is then ignored.
+    train_on: "failures", or "all" for TinyLoRA's way.
     held_out: splits scored after every round. targets: parts of the names of modules to adapt, such as "q_proj" or
     "vision_tower", default every linear layer of the language blocks (see common/targets.py).
     batch_size: prompts decoded together in evaluation. w0_device: where the copy of W0 is kept ("cpu" saves GPU memory
@@ -59,6 +61,12 @@ class BoostConfig:
     greedy: Greedy = field(default_factory=Greedy)
     drafts: Flag = False
     vllm: VLLM | None = None
+    lora: LoRAConfig | None = None
+
+    @property
+    def learner(self) -> AdapterConfig | LoRAConfig:
+        """The settings of every round's adapter."""
+        return self.lora or self.adapter
 
     def __post_init__(self):
         if "train" in self.held_out or len(set(self.held_out)) < len(self.held_out):
@@ -78,6 +86,10 @@ class BoostConfig:
             require_vllm(f"BoostConfig(vllm={self.vllm})")
         if self.vllm and self.drafts:
             raise BoostError("BoostConfig(vllm=..., drafts=True): vLLM decodes everything; use one of the two")
+        if self.adapter.strategy == "greedy" and self.lora:
+            raise BoostError(
+                f"BoostConfig(lora={self.lora}): a greedy strategy chooses among TinyLoRA's blocks; use one of the two"
+            )
         if self.adapter.strategy == "greedy" and self.rounds > self.adapter.blocks:
             raise BoostError(
                 f"BoostConfig(rounds={self.rounds}): greedy takes a new block of directions every round, and there are "
@@ -100,7 +112,7 @@ def run_identity(
         },
         "task": task.settings(),
         "data": {split: data_hash(task, split) for split in splits},
-        "adapter": config.adapter.settings(),
+        "adapter": config.learner.settings(),
         "trainer": trainer.settings(),
         "targets": list(config.targets) if config.targets else None,
         "train_on": config.train_on,
@@ -116,6 +128,14 @@ def run_identity(
     return json.loads(json.dumps(identity))  # as it will be read back: no tuples, string keys
 
 
+def recorded_config(identity: dict[str, Any], rounds: int) -> BoostConfig:
+    """What a run of that identity needs to be rebuilt: its rounds, at least one, and their learner."""
+    adapter, rounds = identity["adapter"], max(rounds, 1)
+    if adapter["strategy"] == "lora":
+        return BoostConfig(rounds, lora=LoRAConfig(adapter["rank"]))
+    return BoostConfig(rounds, AdapterConfig(**adapter))
+
+
 def has_own_code(model: nn.Module) -> bool:
     """Whether the model, or the encoder that it holds, is of a class that came with its checkpoint."""
     return any(isinstance(part, PreTrainedModel) and part.is_remote_code() for part in model.modules())
@@ -124,11 +144,6 @@ def has_own_code(model: nn.Module) -> bool:
 def run_directory(name: str, identity: dict[str, Any], root: str | Path = "runs") -> Path:
     """`root/<name>-<hash of the identity>`: changed settings start a new run, the same ones continue the old."""
     return Path(root) / f"{name}-{fingerprint_json(identity)[:10]}"
-
-
-def round_seed(seed: int, index: int) -> int:
-    """The seed that a run with `seed` trains its round `index` with; within what trainers take, 31 bits."""
-    return stable_seed(seed, "train", index) % 2**31
 
 
 def environment(device: torch.device) -> dict[str, str]:

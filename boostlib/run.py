@@ -11,14 +11,22 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from boostlib.adapter import AdapterConfig, TinyLoRA
+from boostlib.adapter import AdapterConfig
 from boostlib.basis import SVDBasis
 from boostlib.common import world
 from boostlib.common.errors import ModelError, RunError
 from boostlib.common.settings import valid
 from boostlib.common.stable import fingerprint_tensors
 from boostlib.common.targets import coverage, require_plain, target_modules
-from boostlib.config import LAST_BITS, BoostConfig, check_identity, circumstances, environment, run_identity
+from boostlib.config import (
+    LAST_BITS,
+    BoostConfig,
+    check_identity,
+    circumstances,
+    environment,
+    recorded_config,
+    run_identity,
+)
 from boostlib.evaluation.decode import Decoder
 from boostlib.models.agreement import require_agreement
 from boostlib.models.classifier import HEAD_FILE, SequenceClassifier, load_classifier
@@ -30,8 +38,9 @@ from boostlib.records.progress import Progress
 from boostlib.records.rows import Base, Round
 from boostlib.records.shared import record_of
 from boostlib.records.sketch import TOLERANCE, wrong_group
-from boostlib.strategies.choices import Choices, choices
+from boostlib.strategies.choices import Adapter, Choices, choices
 from boostlib.strategies.gate import Gate
+from boostlib.strategies.lora import LoRAConfig
 from boostlib.update import LowRankUpdate, Weights
 
 log = logging.getLogger(__name__)
@@ -118,8 +127,7 @@ def open_run(run: Run, run_dir: str | Path, progress: bool = True) -> Iterator[R
             identity = _back_to_w0(model, ledger, identity)
             check_identity(ledger, identity)
         with world.main_first():
-            rank = config.adapter.basis_rank(max(config.rounds, len(rounds)))
-            run.basis = SVDBasis.from_model(model, rank, config.targets)
+            run.basis = config.learner.basis(model, max(config.rounds, len(rounds)), config.targets)
         if world.size() > 1:
             world.require_agreement("the basis", _basis_record(run.basis))
         if len(rounds) < config.rounds:
@@ -132,7 +140,7 @@ def open_run(run: Run, run_dir: str | Path, progress: bool = True) -> Iterator[R
                 {"identity": identity, "basis": _basis_record(run.basis), "environment": environment(model.device)}
             )
         run.weights = Weights(model, list(run.basis), config.w0_device)
-        run.weights.set(rebuild(ledger, run.basis, config.adapter, len(rounds)))
+        run.weights.set(rebuild(ledger, run.basis, config.learner, len(rounds)))
         _require_match(run, rounds)
         _HELD[model] = weakref.ref(run.weights)
         run.progress = Progress(config.rounds, len(rounds), progress)
@@ -171,13 +179,15 @@ def _back_to_w0(model: nn.Module, ledger: Ledger, identity: dict[str, Any]) -> d
     return {**identity, "model": {**identity["model"], "fingerprint": found}}
 
 
-def rebuild(ledger: Ledger, basis: SVDBasis, adapter: AdapterConfig, count: int) -> LowRankUpdate:
+def rebuild(ledger: Ledger, basis: SVDBasis, learner: AdapterConfig | LoRAConfig, count: int) -> LowRankUpdate:
     """The update of the first `count` rounds, from their recorded numbers and plans alone."""
-    rounds = rebuilt_rounds(ledger, basis, adapter, count)
+    rounds = rebuilt_rounds(ledger, basis, learner, count)
     return sum((one.update() for one in rounds), start=LowRankUpdate())
 
 
-def rebuilt_rounds(ledger: Ledger, basis: SVDBasis, adapter: AdapterConfig, count: int) -> Iterator[TinyLoRA]:
+def rebuilt_rounds(
+    ledger: Ledger, basis: SVDBasis, learner: AdapterConfig | LoRAConfig, count: int
+) -> Iterator[Adapter]:
     """The adapter of each merged round among the first `count`, with its numbers; the others add nothing.
 
     Every round is compared with its sketch, or, where it was recorded without one, with its norm: raises RunError where
@@ -185,22 +195,21 @@ def rebuilt_rounds(ledger: Ledger, basis: SVDBasis, adapter: AdapterConfig, coun
     """
     for row in ledger.rounds[:count]:
         if row.merged:
-            recorded = ledger.load_v(row.index)
+            recorded = ledger.load_numbers(row.index)
             if recorded is None:
                 raise RunError(f"{ledger.v_path(row.index)} is missing or damaged: round {row.index} cannot be rebuilt")
-            one = TinyLoRA(basis, adapter, row.index, row.plan)
-            if recorded[0].shape != one.v.shape:
-                found, wanted = tuple(recorded[0].shape), tuple(one.v.shape)
+            one = learner.adapter(basis, row.index, row.plan)
+            if not one.restore(recorded[0]):
+                found = ", ".join(f"{name} {tuple(numbers.shape)}" for name, numbers in list(recorded[0].items())[:2])
                 raise RunError(
-                    f"{ledger.v_path(row.index)} holds numbers of shape {found}, where run.json asks for {wanted}: one "
-                    "of them was changed; restore it"
+                    f"{ledger.v_path(row.index)} holds numbers of other shapes ({found}) than run.json asks for "
+                    f"({learner}): one of them was changed; restore it"
                 )
-            one.v.data.copy_(recorded[0])
             _require_as_recorded(ledger, row, one)
             yield one
 
 
-def _require_as_recorded(ledger: Ledger, row: Round, one: TinyLoRA) -> None:
+def _require_as_recorded(ledger: Ledger, row: Round, one: Adapter) -> None:
     update, recorded = one.update(), ledger.sketch(row)
     if recorded is not None:
         group = wrong_group(update, one.groups(), recorded)
@@ -219,7 +228,7 @@ def _require_as_recorded(ledger: Ledger, row: Round, one: TinyLoRA) -> None:
 
 def each_round(run: Run) -> Iterator[Round]:
     """Every recorded round in turn, with the model at W0 + rounds 0..that one while it is looked at."""
-    adapters = rebuilt_rounds(run.ledger, run.basis, run.config.adapter, len(run.rounds))
+    adapters = rebuilt_rounds(run.ledger, run.basis, run.config.learner, len(run.rounds))
     rebuilt, total = {one.round: one.update() for one in adapters}, LowRankUpdate()
     for row in run.rounds:
         total = total + rebuilt.get(row.index, LowRankUpdate())
@@ -246,13 +255,13 @@ def replay_run(ledger: Ledger, round: int | None = None, model: nn.Module | None
             f"{ledger.dir} trained {identity['adapter']}: its numbers are not in the ledger, so it cannot be rebuilt"
         )
     model = load_recorded(ledger)[0] if model is None else given_model(model, ledger)
-    adapter = AdapterConfig(**identity["adapter"])
-    basis = SVDBasis.from_model(model, adapter.basis_rank(max(len(rounds), 1)), identity["targets"])
+    config = recorded_config(identity, len(rounds))
+    basis = config.learner.basis(model, config.rounds, identity["targets"])
     held = _held(model)
     weights = held if held and list(held.modules) == list(basis) else Weights(model, list(basis))
-    run = Run(model, None, None, None, BoostConfig(rounds=max(len(rounds), 1), adapter=adapter))
+    run = Run(model, None, None, None, config)
     run.ledger, run.basis, run.weights = ledger, basis, weights
-    run.weights.set(rebuild(ledger, basis, adapter, count))
+    run.weights.set(rebuild(ledger, basis, config.learner, count))
     _HELD[model] = weakref.ref(run.weights)  # whoever keeps the run can roll its model back in place
     _require_match(run, rounds[:count])
     return run
@@ -345,5 +354,5 @@ def _require_match(run: Run, rounds: Sequence[Round]) -> None:
 
 def _elsewhere(run: Run, rounds: Sequence[Round]) -> bool:
     """Whether any merged round was made under circumstances that may change the last bits, or does not say."""
-    here = circumstances(run.basis, run.config.adapter.rank, run.model.device)
+    here = circumstances(run.basis, run.config.learner.rank, run.model.device)
     return any(row.circumstances != here for row in rounds if row.merged)

@@ -47,10 +47,13 @@ class LowRankUpdate(Mapping[str, tuple[Tensor, Tensor]]):
         squares = (((b.double().T @ b.double()) * (a.double() @ a.double().T)).sum() for b, a in self.values())
         return max(0.0, float(sum(float(square) for square in squares))) ** 0.5
 
+    def tensors(self) -> dict[str, Tensor]:
+        """`<module>.B` and `<module>.A` of every module."""
+        return {f"{name}.{part}": t for name, ba in self.items() for part, t in zip("BA", ba, strict=True)}
+
     def save(self, path: str | Path) -> None:
-        """One safetensors file with `<module>.B` and `<module>.A`."""
-        parts = {f"{name}.{part}": t for name, ba in self.items() for part, t in zip("BA", ba, strict=True)}
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in parts.items()}, path)
+        """One safetensors file of `tensors`."""
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in self.tensors().items()}, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "LowRankUpdate":

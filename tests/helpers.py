@@ -157,8 +157,10 @@ def rows(ledger: Ledger) -> list[dict]:
 
 def same_runs(one: Ledger, other: Ledger) -> bool:
     """Whether two runs agree in every row and in every number that was trained, times aside."""
-    vs = [[ledger.load_v(row.index)[0] for row in ledger.rounds] for ledger in (one, other)]
-    return rows(one) == rows(other) and all(torch.equal(x, y) for x, y in zip(*vs, strict=True))
+    found = [[ledger.load_numbers(row.index)[0] for row in ledger.rounds] for ledger in (one, other)]
+    return rows(one) == rows(other) and all(
+        x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x) for x, y in zip(*found, strict=True)
+    )
 
 
 def prints(model) -> str:

@@ -39,7 +39,7 @@ def recorded_run(
         one = TinyLoRA(basis, adapter, index, _plan(adapter, len(basis), index))
         noise = philox("recorded", index).standard_normal(tuple(one.v.shape))
         one.v.data.copy_(torch.from_numpy(scale * noise))
-        ledger.save_v(index, one.v, {})
+        ledger.save_numbers(index, one.numbers, {})
         if index not in skip:
             total = total + one.update()
             if hashed is None or index in hashed:

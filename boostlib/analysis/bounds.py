@@ -155,7 +155,7 @@ def certify(scores: pd.DataFrame, delta: float = 0.05, together: int = 1) -> pd.
 def require_fixed_before_the_data(ledger: Ledger) -> None:
     """Raises BoostError where the training data gave a run its head or its plan."""
     adapter = ledger.header["identity"]["adapter"]
-    if not isinstance(adapter, dict):
+    if not isinstance(adapter, dict) or adapter["strategy"] == "lora":
         raise BoostError(f"{ledger.dir} trained {adapter}: these bounds are about adapters of a few numbers")
     if has_head(ledger):
         raise BoostError(f"{ledger.dir} has a head fitted to the training split, which no bound here pays for")

@@ -27,10 +27,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from boostlib.adapter import AdapterConfig
-from boostlib.basis import SVDBasis
 from boostlib.common.errors import BoostError, RunError
 from boostlib.common.targets import matrix
+from boostlib.config import recorded_config
 from boostlib.rank import EXACT, effective_rank_of, epsilon_rank, rank_of, singular_values
 from boostlib.records.ledger import Ledger
 from boostlib.run import given_model, rebuilt_rounds
@@ -49,9 +48,9 @@ def recorded_updates(ledger: Ledger, model: nn.Module) -> list[LowRankUpdate]:
     identity, count = ledger.header["identity"], len(ledger.rounds)
     if not isinstance(identity["adapter"], dict):
         raise RunError(f"{ledger.dir} trained {identity['adapter']}: it has no adapters to rebuild")
-    config, model = AdapterConfig(**identity["adapter"]), given_model(model, ledger)
-    basis = SVDBasis.from_model(model, config.basis_rank(max(count, 1)), identity["targets"])
-    return [adapter.update() for adapter in rebuilt_rounds(ledger, basis, config, count)]
+    config, model = recorded_config(identity, count), given_model(model, ledger)
+    basis = config.learner.basis(model, config.rounds, identity["targets"])
+    return [adapter.update() for adapter in rebuilt_rounds(ledger, basis, config.learner, count)]
 
 
 def growth_table(updates: Sequence[LowRankUpdate], eps: Sequence[float] = EPS) -> pd.DataFrame:

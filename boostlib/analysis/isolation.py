@@ -38,10 +38,12 @@ def isolation(
     """
     model, tokenizer, task = subject.model, subject.tokenizer, subject.task
     run = replay_run(ledger, round - 1, model)
-    found = [a for a in rebuilt_rounds(ledger, run.basis, run.config.adapter, round + 1) if a.round == round]
+    found = [a for a in rebuilt_rounds(ledger, run.basis, run.config.learner, round + 1) if a.round == round]
     if not found:
         raise RunError(f"{run.dir}: round {round} merged nothing, so nothing moved: choose a merged round")
     (adapter,) = found
+    if not isinstance(adapter, TinyLoRA):
+        raise RunError(f"{run.dir} has rounds of LoRA: this is about TinyLoRA's v, of which it has none")
     examples = sample(ledger, task, round, sizes, seed)
     prompts = prompts_of(subject, examples)
     answers = generate(model, tokenizer, prompts, task.max_new_tokens, stop=task.stop)

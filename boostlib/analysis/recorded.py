@@ -22,6 +22,7 @@ LABELS = {
     "monolithic": "monolithic, one round",
     "tinylora": "TinyLoRA, one shot",
     "lora": "LoRA r=1",
+    "lorarounds": "rounds of LoRA r=1",
     "full": "full fine-tuning",
 }
 METHODS = tuple(LABELS)

@@ -22,6 +22,11 @@ def stable_seed(*parts: int | str, bits: int = 32) -> int:
     return int.from_bytes(_blake(*parts).digest()[: bits // 8], "little")
 
 
+def round_seed(seed: int, index: int) -> int:
+    """The seed that a run with `seed` trains its round `index` with; within what trainers take, 31 bits."""
+    return stable_seed(seed, "train", index) % 2**31
+
+
 def philox(*parts: int | str) -> np.random.Generator:
     """A NumPy generator that depends on `parts` alone."""
     return np.random.Generator(np.random.Philox(key=stable_seed(*parts, bits=128)))

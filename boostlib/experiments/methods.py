@@ -8,11 +8,17 @@ monolithic one adapter over all directions of all rounds at once, as many parame
            failures (the paper's ablation)
 tinylora   one adapter in the top block, one long round on the whole training set
 lora       PEFT's LoRA of rank 1 on the same modules, one long round on the whole training set
+lorarounds rounds like those of rotate, each with a fresh LoRA of rank 1, trained on failures (strategies/lora.py)
 full       all weights, one long round on the whole training set
 
-The last two are the usual baselines: the same trainer, task, scores and ledger, one "round" on the whole training set,
+lora and full are the usual baselines: the same trainer, task, scores and ledger, one "round" on the whole training set,
 as the paper's baselines have it. What they train (135 million numbers of SmolLM2, or 305 thousand at LoRA rank 1) is
-not kept in the ledger, so they cannot be replayed; save the model where it is wanted.
+not kept in the ledger, so they cannot be replayed; save the model where it is wanted. The rounds of lorarounds are kept
+and replayed as all rounds are. lora and its first round start from the same draw of A.
+
+Whom a method trains on can be said otherwise, so that learner (TinyLoRA, LoRA), examples (failures, all) and rounds or
+one shot are free of each other: rotate, tinylora, lorarounds and lora, each with train_on="failures" and "all". In one
+shot the failures are the untrained model's.
 """
 
 import time
@@ -28,8 +34,8 @@ from boostlib.basis import target_modules
 from boostlib.boost import boost
 from boostlib.common import world
 from boostlib.common.errors import BoostError, RunError
-from boostlib.common.stable import fingerprint_tensors
-from boostlib.config import check_identity, environment, round_seed
+from boostlib.common.stable import fingerprint_tensors, round_seed
+from boostlib.config import check_identity, environment
 from boostlib.evaluation.scoring import base_row, fixed_and_broken, score_splits
 from boostlib.experiments.presets import Preset
 from boostlib.models.classifier import HEAD_FILE, load_classifier, read_head
@@ -39,30 +45,37 @@ from boostlib.records.ledger import Ledger
 from boostlib.records.rows import Round, Training
 from boostlib.records.shared import record_of
 from boostlib.run import Run
-from boostlib.strategies.choices import everyone
+from boostlib.strategies.lora import LoRA, LoRAConfig
 from boostlib.tasks import LabelTask, load_task
 from boostlib.training.cross_entropy import CrossEntropy
-from boostlib.training.lora import LoRA
 from boostlib.training.probe import train_head
 from boostlib.update import Weights
 
+IN_ROUNDS = (*STRATEGIES, "lorarounds")  # the other methods have one
 
-def with_method(chosen: Preset, method: str) -> Preset:
-    """The preset changed to `method`. One-round methods get the steps of all rounds together."""
+
+def with_method(chosen: Preset, method: str, train_on: Any = None) -> Preset:
+    """The preset changed to `method`. One-round methods get the steps of all rounds together.
+
+    train_on: "failures" or "all", where it is not to be the method's own.
+    """
     if method not in METHODS:
         raise BoostError(f"no method {method!r}; there are {', '.join(METHODS)}")
+    if train_on == "failures" and method == "full":
+        raise BoostError("full fine-tuning is the baseline on all examples: leave train_on out")
     strategy: Any = method if method in STRATEGIES else "top"
     adapter = replace(chosen.boost.adapter, strategy=strategy)
-    if method in STRATEGIES:
-        return replace(chosen, method=method, boost=replace(chosen.boost, adapter=adapter))
-    if method == "monolithic":
-        adapter = replace(adapter, rank=adapter.rank * chosen.boost.rounds)
-    trainer = replace(chosen.trainer, max_steps=chosen.boost.rounds * chosen.trainer.max_steps, epochs=1000.0)
-    if method in ("lora", "full"):
-        rate = chosen.full_learning_rate if method == "full" else chosen.lora_learning_rate
-        trainer = replace(trainer, learning_rate=rate)
-    train_on: Any = "failures" if method == "monolithic" else "all"
-    boost = replace(chosen.boost, rounds=1, train_on=train_on, adapter=adapter, drafts=False)
+    train_on = train_on or ("failures" if method in (*IN_ROUNDS, "monolithic") else "all")
+    boost, trainer = replace(chosen.boost, adapter=adapter, train_on=train_on), chosen.trainer
+    rates = {"lora": chosen.lora_learning_rate, "full": chosen.full_learning_rate}
+    trainer = replace(trainer, learning_rate=rates.get(method.removesuffix("rounds"), trainer.learning_rate))
+    if method == "lorarounds":
+        boost = replace(boost, lora=LoRAConfig())
+    if method not in IN_ROUNDS:
+        if method == "monolithic":
+            adapter = replace(adapter, rank=adapter.rank * boost.rounds)
+        trainer = replace(trainer, max_steps=boost.rounds * trainer.max_steps, epochs=1000.0)
+        boost = replace(boost, rounds=1, adapter=adapter, drafts=False)
     return replace(chosen, method=method, trainer=trainer, boost=boost)
 
 
@@ -109,10 +122,9 @@ def run_method(chosen: Preset, run_dir: str | Path, data_dir: str | None = None)
 
 
 def finetune(run: Run, run_dir: str | Path, lora_rank: int | None = None) -> Ledger:
-    """Train the run's model in place on the training set: all weights, or a LoRA of `lora_rank`; returns the ledger,
-    one round.
+    """Train the run's model in place: all weights, or a LoRA of `lora_rank`; returns the ledger, one round.
 
-    run: made for this, without a record; of its config the seed, targets, held-out splits and batch size are used. A
+    run: made for this, without a record; of its config train_on, seed, targets, held-out splits and batch size count. A
     LoRA is merged in the end, once, as cast(W0 + dW): the model is plain again. A finished run is returned as it is,
     and leaves the model untouched. Raises RunError where run_dir holds another run.
     """
@@ -120,7 +132,7 @@ def finetune(run: Run, run_dir: str | Path, lora_rank: int | None = None) -> Led
     run.ledger = ledger = record_of(run_dir)
     with ledger.locked():
         adapter = f"LoRA r={lora_rank}" if lora_rank else "all weights"
-        identity = {**run.identity(), "adapter": adapter, "train_on": "all"}
+        identity = {**run.identity(), "adapter": adapter}
         world.require_agreement("what is run", identity)
         if not ledger.started:
             ledger.create({"identity": identity, "environment": environment(run.model.device)})
@@ -156,7 +168,7 @@ def _round(run: Run, lora_rank: int | None) -> Round:
 
 
 def _train(run: Run, adapter: LoRA | None, seed: int) -> Training:
-    trained = run.trainer.train(run, everyone(run, ()), adapter, seed)
+    trained = run.trainer.train(run, run.choices.whom(run, run.base.failures), adapter, seed)
     if trained.skipped and not trained.validation:  # early stopping may well find that no step helped: a result
         raise RunError(f"fine-tuning learned nothing: {trained.skipped}")
     return trained
@@ -185,13 +197,13 @@ def _train_lora(run: Run, rank: int, seed: int) -> tuple[Training, dict[str, Any
     weights = Weights(run.model, lora.names, run.config.w0_device)
     lora.attach(run.model, weights)
     try:
-        trained, count = _train(run, lora, seed), lora.num_parameters
+        trained = _train(run, lora, seed)
     finally:
         lora.detach()
     update = lora.update()
     return trained, {
-        "num_parameters": count,
-        "degrees_of_freedom": sum(rank * (b.shape[0] + a.shape[1] - rank) for b, a in update.values()),
+        "num_parameters": lora.num_parameters,
+        "degrees_of_freedom": lora.degrees_of_freedom,
         "update_norm": update.norm(),
         "fold_retention": weights.merge(update),
         "extra": {"ranks": [epsilon_rank(b, a, EXACT) for b, a in update.values()]},

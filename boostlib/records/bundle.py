@@ -2,7 +2,7 @@
 
     file = "boostlib-bundle 1 " + SHA-256 of the rest + newline, then xz of one safetensors file:
     metadata   `record`: run.json (base id, base fingerprint, identity, environment) and the ledger's lines, unchanged
-    tensors    v of every round, a sketch of every merged round, the head of a classifier
+    tensors    the numbers of every round, a sketch of every merged round, the head of a classifier
 
 The checksum finds damage and careless edits. It is no signature: who can rewrite the file can rewrite the checksum.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 from boostlib.common.durable import output_folder, write_durably
 from boostlib.common.errors import LedgerError, RunError
 from boostlib.common.settings import AnyPath, valid
-from boostlib.records.ledger import Ledger, require_header
+from boostlib.records.ledger import Ledger, Numbers, require_header
 from boostlib.records.rows import Round
 
 MAGIC = b"boostlib-bundle 1 "
@@ -52,10 +52,12 @@ class Bundle(Ledger):
         found = _part(self.tensors, "head.")
         return found or None
 
-    def load_v(self, index: int) -> tuple[Tensor, dict[str, Any]] | None:
-        """(v, {}) of a round: what training noted beside the ledger's line stays in the run's directory."""
-        v = self.tensors.get(f"v.{index:04d}")
-        return None if v is None else (v, {})
+    def load_numbers(self, index: int) -> Numbers | None:
+        """(numbers, {}) of a round: what training noted beside the ledger's line stays in the run's directory."""
+        end = f".{index:04d}"
+        found = {name.removesuffix(end): tensor for name, tensor in self.tensors.items() if name.endswith(end)}
+        found.pop("sketch", None)
+        return (found, {}) if found else None
 
     def v_path(self, index: int) -> Path:
         """The bundle: all rounds lie in it."""
@@ -69,7 +71,7 @@ class Bundle(Ledger):
         """Refused: see the error."""
         raise RunError(f"{self.path} is a bundle, which never changes: continue the run in its directory")
 
-    create = save_v = repair = locked = append  # type: ignore[assignment]
+    create = save_numbers = repair = locked = append  # type: ignore[assignment]
 
     def verify(self) -> list[Round]:
         """As for a run's directory; every merged round must have its sketch. Returns the rounds."""
@@ -104,9 +106,9 @@ def write_bundle(
     tensors = {f"sketch.{index:04d}": tensor for index, tensor in sketches.items()}
     tensors |= {f"head.{name}": tensor.detach().cpu().contiguous() for name, tensor in head.items()}
     for row in ledger.rounds[:count]:
-        recorded = ledger.load_v(row.index)
+        recorded = ledger.load_numbers(row.index)
         if recorded is not None:  # a skipped round may have none
-            tensors[f"v.{row.index:04d}"] = recorded[0]
+            tensors |= {f"{name}.{row.index:04d}": numbers for name, numbers in recorded[0].items()}
     record = json.dumps({"run": ledger.header, "ledger": b"".join(lines).decode()})
     body = lzma.compress(save(tensors, {"record": record}), preset=9)  # one key: safetensors would shuffle several
     output_folder(Path(file).parent)

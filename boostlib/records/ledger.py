@@ -2,12 +2,13 @@
 
     RUN/run.json             identity (model, data, adapter, trainer, seed) and the environment it started in
     RUN/ledger.jsonl         line 1: the untrained model's scores; then one line a round
-    RUN/rounds/0003.safetensors   the numbers v of round 3 and what training did, written before the round's line
+    RUN/rounds/0003.safetensors   the numbers of round 3 (TinyLoRA's v, or a LoRA's factors) and what training did,
+                             written before the round's line
 
 A round exists once its line is on disk: each file is written aside, flushed and renamed, the line is flushed before
 anything depends on it. Every line carries the SHA-256 of itself and of the line before it, and line 1 that of run.json,
 so an edited or missing line, or an edited run.json, is found and named. A last line without its newline is what a crash
-leaves; it is dropped. With v, the plan and the seed, a round can be rebuilt without any data.
+leaves; it is dropped. With the numbers, the plan and the seed, a round can be rebuilt without any data.
 
 Line 1 of runs recorded before 26 November 2026 does not vouch for run.json; `replay` compares what it rebuilds with the
 rows all the same.
@@ -18,7 +19,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from boostlib.common.stable import fingerprint_json, fingerprint_tensors
 from boostlib.records.rows import Base, Round, restore
 from boostlib.records.sketch import unpack
 
+Numbers = tuple[dict[str, Tensor], dict[str, Any]]  # of one round: tensors by name, and what training noted
 BAD_ROW = (TypeError, KeyError, ValueError, AttributeError)  # of a line that is whole but not a row
 
 
@@ -119,25 +121,36 @@ class Ledger:
             raise disk_error(self.path, error) from error
         reached("after the ledger line")
 
-    def save_v(self, index: int, v: Tensor, notes: dict[str, Any]) -> None:
-        """Write a round's numbers and what training did."""
-        data = save({"v": v.detach().cpu().contiguous()}, metadata={"round": str(index), "notes": json.dumps(notes)})
+    def save_numbers(self, index: int, numbers: Mapping[str, Tensor], notes: dict[str, Any]) -> None:
+        """Write a round's numbers, by name, and what training did."""
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in numbers.items()}
+        data = save(whole, metadata={"round": str(index), "notes": json.dumps(notes)})
         reached("before the round file")
         write_durably(self.v_path(index), data)
         reached("after the round file")
 
-    def load_v(self, index: int) -> tuple[Tensor, dict[str, Any]] | None:
-        """(v, notes) of a round, None where the file is missing, cut short or without its notes."""
+    def load_numbers(self, index: int) -> Numbers | None:
+        """(numbers by name, notes) of a round, None where the file is missing, cut short or without its notes."""
         try:
             with safe_open(self.v_path(index), framework="pt") as file:
-                return file.get_tensor("v"), dict(json.loads(file.metadata()["notes"]))
+                notes = dict(json.loads(file.metadata()["notes"]))
+                return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118, it is no mapping
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
 
+    def load_v(self, index: int) -> tuple[Tensor, dict[str, Any]] | None:
+        """(v, notes) of a round of TinyLoRA, None as for `load_numbers`. Raises RunError where a LoRA trained."""
+        recorded = self.load_numbers(index)
+        if recorded is None:
+            return None
+        if "v" not in recorded[0]:
+            raise RunError(f"{self.v_path(index)} holds the factors of a LoRA, and no v, which only TinyLoRA has")
+        return recorded[0]["v"], recorded[1]
+
     def v_sha256(self, index: int) -> str:
         """SHA-256 of a round's numbers as they lie on the disk; empty where the file is missing or damaged."""
-        recorded = self.load_v(index)
-        return fingerprint_tensors({"v": recorded[0]}) if recorded else ""
+        recorded = self.load_numbers(index)
+        return fingerprint_tensors(sorted(recorded[0].items())) if recorded else ""
 
     def sketch(self, row: Round) -> Tensor | None:
         """What the rebuilt update of a merged round must agree with, see sketch.py; None in runs that were recorded

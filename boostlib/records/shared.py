@@ -5,7 +5,7 @@ what it read and wrote is sent to the others, which touch no file: the run's dir
 Rows carry the main process's times. A row, or a round's numbers, on which the processes disagree is never written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from boostlib.common import world
 from boostlib.common.stable import fingerprint_tensors
-from boostlib.records.ledger import Ledger
+from boostlib.records.ledger import Ledger, Numbers
 from boostlib.records.rows import Base, Round
 
 LOCAL = ("seconds",)  # of a row: what may differ from process to process
@@ -34,7 +34,7 @@ class SharedLedger(Ledger):
         self._disk = Ledger(run_dir)
         self._header: dict[str, Any] | None = None
         self._text = b""
-        self._trained: dict[int, tuple[Tensor, dict[str, Any]] | None] = {}
+        self._trained: dict[int, Numbers | None] = {}
 
     @property
     def started(self) -> bool:
@@ -61,13 +61,16 @@ class SharedLedger(Ledger):
         world.require_agreement(name, {key: value for key, value in asdict(row).items() if key not in LOCAL})
         self._text = world.on_main(lambda: self._disk.append(row) or self._disk._good_bytes())
 
-    def save_v(self, index: int, v: Tensor, notes: dict[str, Any]) -> None:
+    def save_numbers(self, index: int, numbers: Mapping[str, Tensor], notes: dict[str, Any]) -> None:
         """Write a round's numbers. Raises RunError where the processes do not have the same ones."""
-        world.require_agreement(f"round {index}", {"v": fingerprint_tensors({"v": v})})
-        self._trained[index] = world.on_main(lambda: self._disk.save_v(index, v, notes) or self._disk.load_v(index))
+        world.require_agreement(f"round {index}", {"numbers": fingerprint_tensors(numbers)})
+        disk = self._disk
+        self._trained[index] = world.on_main(
+            lambda: disk.save_numbers(index, numbers, notes) or disk.load_numbers(index)
+        )
 
-    def load_v(self, index: int) -> tuple[Tensor, dict[str, Any]] | None:
-        """(v, notes) of a round, None where the main process has no whole file of it."""
+    def load_numbers(self, index: int) -> Numbers | None:
+        """(numbers, notes) of a round, None where the main process has no whole file of it."""
         return self._trained.get(index)
 
     def verify(self) -> list[Round]:
@@ -83,7 +86,7 @@ class SharedLedger(Ledger):
             yield
 
     def _content(self) -> tuple[dict[str, Any] | None, bytes, dict]:
-        rounds = {int(path.stem): self._disk.load_v(int(path.stem)) for path in self._disk._round_files()}
+        rounds = {int(path.stem): self._disk.load_numbers(int(path.stem)) for path in self._disk._round_files()}
         header = self._disk.header if (self._disk.dir / "run.json").exists() else None
         return header, self._disk._good_bytes(), rounds
 

@@ -117,12 +117,12 @@ def export_bundle(run_dir: str | Path, file: File, round: int | None = None, mod
     ledger = open_record(run_dir)
     count = rounds_until(ledger, round)
     done = replay_run(ledger, round, model)
-    rebuilt = rebuilt_rounds(ledger, done.basis, done.config.adapter, count)
+    rebuilt = rebuilt_rounds(ledger, done.basis, done.config.learner, count)
     sketches = {one.round: sketch(one.update(), one.groups()) for one in rebuilt}
     head = done.model.head.state_dict() if isinstance(done.model, SequenceClassifier) else {}
     write_bundle(Path(file), ledger, sketches, head, count)
     try:
-        again = rebuild(Bundle(Path(file)), done.basis, done.config.adapter, count)
+        again = rebuild(Bundle(Path(file)), done.basis, done.config.learner, count)
         if any(not (again[name][0].equal(b) and again[name][1].equal(a)) for name, (b, a) in done.update.items()):
             raise RunError(f"{file}: what was written gives another update than the run: nothing is kept")
     except BoostError:

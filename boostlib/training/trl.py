@@ -42,9 +42,9 @@ from boostlib.evaluation.vllm import complete, engine
 from boostlib.models.language import weights_source
 from boostlib.models.subject import Subject
 from boostlib.records.rows import Training
+from boostlib.strategies.lora import LoRA
 from boostlib.tasks.base import Example, TextTask
 from boostlib.training.logps import completion_logps, trusted
-from boostlib.training.lora import LoRA
 from boostlib.training.watch import Watch
 
 

@@ -42,7 +42,7 @@ from boostlib import AdapterConfig, SVDBasis, TinyLoRA, epsilon_rank, target_mod
 from boostlib.common.errors import ModelError
 from boostlib.common.targets import coverage, hold, matrix, require_plain
 from boostlib.rank import EXACT
-from boostlib.training.lora import LoRA
+from boostlib.strategies.lora import LoRA
 from boostlib.update import LowRankUpdate, Weights
 
 

@@ -23,7 +23,7 @@ from boostlib.evaluation.sample import SAMPLER
 from boostlib.evaluation.vllm import INSTALL, LAUNCH
 from boostlib.experiments.presets import CODE, MATH
 from boostlib.models.subject import Subject
-from boostlib.training.lora import LoRA
+from boostlib.strategies.lora import LoRA
 from boostlib.training.trl import FoldingTrainer
 from boostlib.update import LowRankUpdate, Weights
 

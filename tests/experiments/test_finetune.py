@@ -12,10 +12,10 @@ from boostlib.experiments.methods import finetune, run_method, with_method
 from boostlib.experiments.presets import MATH
 from boostlib.records.rows import Training
 from boostlib.run import Run
-from boostlib.training.lora import LoRA
+from boostlib.strategies.lora import LoRA
 from boostlib.update import Weights
 
-CONFIG = BoostConfig(rounds=1, adapter=AdapterConfig(n_tie=7))
+CONFIG = BoostConfig(rounds=1, adapter=AdapterConfig(n_tie=7), train_on="all")
 
 
 @dataclass

@@ -22,7 +22,7 @@ from boostlib import SVDBasis, boost, target_modules
 from boostlib.common.errors import ModelError
 from boostlib.common.stable import fingerprint_tensors
 from boostlib.models.agreement import require_agreement
-from boostlib.training.lora import LoRA
+from boostlib.strategies.lora import LoRA
 from boostlib.update import Weights
 
 DTYPES = [torch.float32, torch.bfloat16]

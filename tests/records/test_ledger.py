@@ -55,7 +55,7 @@ def record(folder, rounds: int = 3) -> Ledger:
 
 
 def add(ledger: Ledger, index: int) -> None:
-    ledger.save_v(index, torch.full((12, 1), float(index)), {"steps": 8})
+    ledger.save_numbers(index, {"v": torch.full((12, 1), float(index))}, {"steps": 8})
     ledger.append(row(index, v_sha256=ledger.v_sha256(index)))
 
 
@@ -87,10 +87,10 @@ def test_equal_numbers_have_an_equal_hash(tmp_path):
     ledger, hashes = Ledger(tmp_path), set()
     (tmp_path / "rounds").mkdir()
     for i in range(8):
-        ledger.save_v(0, torch.ones(12, 1), {"steps": 8, "seconds": 1.5 + i})
+        ledger.save_numbers(0, {"v": torch.ones(12, 1)}, {"steps": 8, "seconds": 1.5 + i})
         hashes.add(ledger.v_sha256(0))
     assert len(hashes) == 1
-    ledger.save_v(0, torch.zeros(12, 1), {"steps": 8})
+    ledger.save_numbers(0, {"v": torch.zeros(12, 1)}, {"steps": 8})
     assert ledger.v_sha256(0) not in hashes
 
 
@@ -304,7 +304,7 @@ def test_a_second_repair_keeps_what_the_first_kept(tmp_path):
 
 def test_a_round_that_was_trained_but_not_recorded_survives_a_repair(tmp_path):
     ledger = record(tmp_path)
-    ledger.save_v(3, torch.ones(12, 1), {"steps": 8})
+    ledger.save_numbers(3, {"v": torch.ones(12, 1)}, {"steps": 8})
     assert ledger.repair() == (3, None) and torch.equal(ledger.load_v(3)[0], torch.ones(12, 1))
 
 
@@ -443,7 +443,7 @@ def test_a_disk_that_refuses_leaves_the_ledger_as_it_was(tmp_path, monkeypatch, 
             elif call == "header":
                 ledger.create({"identity": {}})
             else:
-                ledger.save_v(3, torch.ones(1), {})
+                ledger.save_numbers(3, {"v": torch.ones(1)}, {})
     assert {path: path.read_bytes() for path in before} == before
     assert len(ledger.verify()) == 3
     add(ledger, 3)  # and once there is room again, it goes on
@@ -464,5 +464,5 @@ def test_a_line_that_fits_only_in_part_is_as_if_never_written(tmp_path):
 def test_a_round_file_that_does_not_fit_is_an_error_and_no_file(tmp_path):
     ledger = record(tmp_path)
     with disk_for(50), pytest.raises(RunError, match="cannot write"):
-        ledger.save_v(3, torch.ones(12, 1), {"steps": 8})
+        ledger.save_numbers(3, {"v": torch.ones(12, 1)}, {"steps": 8})
     assert ledger.load_v(3) is None and len(ledger.verify()) == 3

@@ -170,7 +170,7 @@ def _decomposed(weights: Mapping[str, Tensor], columns: int) -> dict[str, tuple[
 
 def _triplets(weight: Tensor, columns: int) -> tuple[Tensor, Tensor, Tensor]:
     """Leading (U, S, Vh) of one weight on the CPU in fp32; the work is done in fp64 on the weight's device."""
-    w = weight.double()  # (out, in)
+    w = weight.double().contiguous()  # (out, in), row by row however it lies: the last bits depend on it
     tall = w.shape[0] > w.shape[1]
     if tall:
         w = w.T

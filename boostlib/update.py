@@ -85,9 +85,10 @@ class Weights:
         if name not in update:
             return w0.clone() if out is None else out.copy_(w0)
         b, a = (factor.to(weight.device) for factor in update[name])
-        exact = out if weight.dtype == torch.float32 else None
-        total = torch.addmm(w0.float(), b, a, out=exact)
-        return total.to(weight.dtype) if out is None or exact is out else out.copy_(total)
+        if weight.dtype == torch.float32:  # laid out as W0 is
+            return torch.addmm(w0.float(), b, a, out=torch.empty_like(w0, dtype=torch.float32) if out is None else out)
+        total = torch.addmm(w0.float(), b, a)
+        return total.to(weight.dtype) if out is None else out.copy_(total)
 
     @torch.no_grad()
     def set(self, update: LowRankUpdate) -> None:

@@ -170,3 +170,11 @@ def test_bits_do_not_depend_on_the_number_of_threads_and_that_number_stays(tmp_p
     finally:
         torch.set_num_threads(before)
     assert equal(*found)
+
+
+def test_bits_do_not_depend_on_how_the_weights_lie(tmp_path):
+    rows, columns = Blocks(*SHAPES), Blocks(*SHAPES)
+    for layer in columns.layers:
+        layer.weight.data = layer.weight.data.T.contiguous().T
+    hashes = {SVDBasis.from_model(m, 8, cache_dir=tmp_path / str(i)).hash(8) for i, m in enumerate((rows, columns))}
+    assert len(hashes) == 1

@@ -181,3 +181,22 @@ def test_a_fold_after_the_model_was_cast_starts_afresh():
         assert model.one.weight.dtype == torch.float32
         exact = weights.w0["one"].double() + dense(update(0))["one"]
         torch.testing.assert_close(model.one.weight.double(), exact, rtol=0, atol=1e-6)
+
+
+def test_folded_weights_lie_as_w0_does_and_have_the_same_bits_either_way():
+    rows, columns = Pair(), Pair()
+    for layer in (columns.one, columns.two):
+        layer.weight.data = layer.weight.data.T.contiguous().T
+    values = {}
+    for model in (rows, columns):
+        weights = Weights(model, ["one", "two"])
+        for _ in range(2):  # the second in tensors that are used again
+            with weights.holding(update(3)):
+                values[model] = model.one.weight.clone(), model.two.weight.clone()
+                assert model.one.weight.stride() == weights.w0["one"].stride()
+        weights.merge(update(3))
+        assert (
+            torch.equal(model.one.weight, values[model][0]) and model.one.weight.stride() == weights.w0["one"].stride()
+        )
+    assert all(torch.equal(a, b) for a, b in zip(values[rows], values[columns], strict=True))
+    assert columns.one.weight.stride() == (1, 20) and rows.one.weight.stride() == (12, 1)

@@ -189,6 +189,18 @@ def test_local_folder(tiny_folder):
     assert tokenizer.padding_side == "left"
 
 
+def test_linear_weights_in_fp32_on_a_cpu_lie_by_columns_and_are_saved_as_ever(tiny_folder, tmp_path):
+    model, tokenizer = load_model(tiny_folder, dtype="fp32", device="cpu")
+    layer = model.model.layers[0].mlp.up_proj.weight
+    assert layer.stride() == (1, layer.shape[0]) and model.lm_head.weight.is_contiguous()
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "again")
+    again, _ = load_model(str(tmp_path / "again"), dtype="fp32", device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    halves, _ = load_model(tiny_folder, dtype="bf16", device="cpu")
+    assert all(parameter.is_contiguous() for parameter in halves.parameters())
+
+
 def test_tokenizer_without_padding_gets_one(tmp_path, tiny_llama, tiny_tokenizer):
     tiny_llama().save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from boostlib.bench.decoding import bench_decode, bench_evaluate
+from boostlib.bench.drafts import bench_drafts
 from boostlib.bench.measure import Measurement, print_tables, write
 from boostlib.bench.round import bench_round
 from boostlib.bench.sandbox import bench_sandbox
@@ -23,6 +24,7 @@ from boostlib.models.language import default_device
 SUBJECTS: Mapping[str, tuple[Callable[[Setup], list[Measurement]], int]] = {  # with minutes on 2 free CPU cores
     "basis": (bench_basis, 6),
     "decode": (bench_decode, 12),
+    "drafts": (bench_drafts, 15),
     "fold": (bench_fold, 1),
     "merge": (bench_merge, 1),
     "evaluate": (bench_evaluate, 5),

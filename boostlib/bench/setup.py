@@ -3,22 +3,49 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import ClassVar
 
 from peft import PeftModel, TinyLoraConfig, get_peft_model
 from torch import nn
 
 from boostlib.adapter import AdapterConfig, TinyLoRA
 from boostlib.basis import SVDBasis, target_modules
+from boostlib.common.settings import Count
 from boostlib.evaluation.generate import encode
 from boostlib.experiments.presets import CODE, MATH
 from boostlib.models.language import load_model
 from boostlib.models.subject import Subject
 from boostlib.tasks import load_task
-from boostlib.tasks.base import TextTask
+from boostlib.tasks.answers import numbers_in
+from boostlib.tasks.base import Example, Score, TextTask, user_message
+from boostlib.tasks.word_problems import WordProblems
 from boostlib.training.grpo import GRPO
 from boostlib.update import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkedOut(WordProblems):
+    """Word problems asked of a chat model, which is to write down its steps: long completions."""
+
+    name: ClassVar[str] = "word_problems_worked_out"
+    stop: ClassVar[str | None] = None
+    max_new_tokens: Count = 256
+
+    def load_split(self, name: str) -> list[Example]:
+        """The questions alone, without worked ones."""
+        return [
+            replace(
+                one, prompt=user_message(one.prompt.rsplit("Q: ", 1)[1].removesuffix("\nA:") + " Think step by step.")
+            )
+            for one in super().load_split(name)
+        ]
+
+    def score(self, completion: str, example: Example) -> Score:
+        """The last number is the gold one."""
+        correct = numbers_in(completion)[-1:] == [int(example.answer)]
+        return Score(correct, correct)
 
 
 @dataclass(frozen=True)
@@ -32,6 +59,7 @@ class Setup:
     load: Callable[[], tuple[nn.Module, object]] = lambda: load_model("smollm2")
     task: TextTask = field(default_factory=lambda: load_task("arithmetic"))  # type: ignore[assignment]
     code: TextTask = field(default_factory=lambda: load_task("python_basics"))  # type: ignore[assignment]
+    worked_out: TextTask = field(default_factory=lambda: WorkedOut(train=48, dev=0, test=10))
     trainer: GRPO = MATH["demo"].trainer  # type: ignore[assignment]
     code_trainer: GRPO = CODE["demo"].trainer  # type: ignore[assignment]
     adapter: AdapterConfig = MATH["demo"].boost.adapter

@@ -24,6 +24,7 @@ def setup(lively, tiny_tokenizer) -> Setup:
         load=lambda: (lively(), tiny_tokenizer),
         task=ParityTask(train=8, test=6, max_new_tokens=2),
         code=ParityTask(train=4, test=4, max_new_tokens=3, stop="[a-e]"),
+        worked_out=ParityTask(train=4, test=4, max_new_tokens=6),
         trainer=GRPO(learning_rate=0.01, prompts=4, samples=2, max_samples=2, max_steps=1, micro_batch=8),
         adapter=AdapterConfig(n_tie=7, blocks=4),
         rounds=2,

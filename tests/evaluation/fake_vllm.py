@@ -1,9 +1,12 @@
 """A stand-in for vLLM, below the code of TRL that drives it: an engine in this process, and a server with its client.
 
-As the real one does, it reads the model from a folder, knows the plain model's names alone, computes with nothing but
-the weights that it was sent, and seeds torch anew when it is made. It keeps every complete set of weights it was sent.
+As the real one does, it reads the model from a folder, in bf16 unless told otherwise, knows the plain model's names
+alone, computes with nothing but the weights that it was sent, and seeds torch anew when it is made. On a CPU, as the
+real one, it has no weights to write to once it is made, and leaves the process with one thread for good. It keeps every
+complete set of weights it was sent.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -25,23 +28,32 @@ class Record:
     asked: list[dict[str, Any]] = field(default_factory=list)  # how it was asked to sample
     on_push: Callable[[], None] = lambda: None
     breaks: str = ""
+    on_cpu: bool = False
+    answer: int = 200  # what the server answers
     served: str = ""  # the folder that the server was started with
 
 
 class Model:
     """The engine's own copy of a model."""
 
-    def __init__(self, record: Record, folder: str):
-        self.record, self.arrived = record, {}
-        self.model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    def __init__(self, record: Record, folder: str, dtype: str, packed: bool = False):
+        self.record, self.arrived, self.packed = record, {}, packed
+        self.model = LlamaForCausalLM.from_pretrained(folder, dtype=dtype)
         torch.manual_seed(0)
 
     def load_weights(self, pairs) -> None:
         for name, tensor in pairs:
+            if self.packed:
+                raise AttributeError("'Parameter' object has no attribute 'weight_loader'")
             if name == self.record.breaks:
                 raise RuntimeError("the link broke")
             self.model.get_parameter(name).data.copy_(tensor)  # AttributeError for a name that it does not know
             self.arrived[name] = tensor.detach().clone()
+
+    def reload_weights(self, weights_iterator) -> None:
+        self.packed = False
+        self.load_weights(weights_iterator)
+        self.packed = True
 
     def finish(self) -> None:
         self.record.pushes.append(self.arrived)
@@ -65,11 +77,18 @@ def colocated(record: Record) -> type:
     """`vllm.LLM`."""
 
     class LLM:
-        def __init__(self, model: str, **settings):
-            record.made.append({"model": model, **settings})
-            self.inner = Model(record, model)
+        def __init__(self, model: str, dtype: str = "bfloat16", **settings):
+            record.made.append({"model": model, "dtype": dtype, **settings})
+            self.inner = Model(record, model, dtype, packed=record.on_cpu)
+            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+            torch.set_num_threads(1)
+            if record.on_cpu:
+                torch.set_num_threads = lambda threads: None
             worker = SimpleNamespace(model_runner=SimpleNamespace(model=self.inner))
             self.llm_engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=worker))
+
+        def collective_rpc(self, method: str, kwargs: dict) -> None:
+            getattr(self.inner, method)(**kwargs)
 
         def reset_prefix_cache(self) -> None:
             self.inner.finish()
@@ -94,7 +113,7 @@ def client(record: Record) -> type:
         def __init__(self, base_url: str, group_port: int, connection_timeout: float):
             if not record.served:
                 raise ConnectionError(f"The vLLM server can't be reached at {base_url}")
-            self.inner = Model(record, record.served)
+            self.inner = Model(record, record.served, "float32")
             record.made.append({"base_url": base_url, "joined": 0})
 
         def init_communicator(self, device) -> None:
@@ -109,6 +128,8 @@ def client(record: Record) -> type:
             self.inner.finish()
 
         def generate(self, prompts, features, n: int, temperature: float, max_tokens: int, **how):
+            if record.answer != 200:
+                raise Exception(f"Request failed: {record.answer}, no room")
             record.asked.append({"n": n, "temperature": temperature, "max_tokens": max_tokens, **how})
             found = [self.inner.sample(prompt, temperature, max_tokens) for prompt in prompts for _ in range(n)]
             return {
@@ -129,5 +150,7 @@ def install(record: Record, monkeypatch) -> Record:
     monkeypatch.setattr(module, "SamplingParams", SimpleNamespace, raising=False)
     monkeypatch.setattr(module, "VLLMClient", client(record))
     monkeypatch.setattr("boostlib.evaluation.vllm.find_spec", lambda name: object())
+    monkeypatch.setattr("boostlib.evaluation.vllm.on_cpu", lambda: record.on_cpu)
     monkeypatch.setattr("boostlib.evaluation.vllm._ENGINES", {})
+    monkeypatch.setattr(torch, "set_num_threads", torch.set_num_threads)
     return record

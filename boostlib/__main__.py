@@ -55,7 +55,8 @@ def _boost(args) -> None:
         chosen = with_size(chosen, args.numbers)
     if args.task not in (None, chosen.task):
         chosen = replace(chosen, task=args.task, task_options={})
-    chosen = replace(chosen, **_given(args, "model", "dtype"))
+    options = {**chosen.task_options, **_given(args, "partial")}
+    chosen = replace(chosen, task_options=options, **_given(args, "model", "dtype"))
     if args.learning_rate is not None:  # whatever the method trains
         chosen = replace(chosen, full_learning_rate=args.learning_rate, lora_learning_rate=args.learning_rate)
     adapter = replace(chosen.boost.adapter, **_given(args, "scaling", "rank", "u", "n_tie", "blocks"))
@@ -69,7 +70,8 @@ def _boost(args) -> None:
         boost=replace(chosen.boost, adapter=adapter, greedy=greedy, **loop, **evaluations),
         trainer=replace(chosen.trainer, **_given(args, "learning_rate", "max_steps", "epochs"), **rollouts),
     )
-    named = f"runs/{chosen.task}-{args.preset}{args.train_on or ''}-{args.method}{args.numbers or ''}-seed{args.seed}"
+    variant = args.preset + (args.train_on or "") + ("partial" if args.partial else "")
+    named = f"runs/{chosen.task}-{variant}-{args.method}{args.numbers or ''}-seed{args.seed}"
     run_dir = named if args.run_dir is None else args.run_dir
     ledger = run_method(with_method(chosen, args.method, args.train_on), run_dir, args.data_dir)
     if world.is_main():
@@ -262,11 +264,12 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
         choices=("math", "code", "protein", "binding"),
         help="which experiment of the paper",
     )
-    sub.add_argument("--run-dir", help="default runs/TASK-PRESET[TRAIN_ON]-METHOD-seedN; the same call continues it")
+    sub.add_argument("--run-dir", help="default runs/TASK-PRESET[VARIANT]-METHOD-seedN; the same call continues it")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--model", help="embedded name, local folder or hub id; default: the preset's")
     sub.add_argument("--dtype", choices=("auto", "bf16", "fp32"))
     sub.add_argument("--task", help="default: the preset's")
+    sub.add_argument("--partial", action="store_const", const=True, help="programs: reward the share of passed tests")
     sub.add_argument("--data-dir", help="folder of data files, default $BOOSTLIB_DATA, else the hub")
     sub.add_argument("--rounds", type=int)
     sub.add_argument("--method", default="rotate", choices=METHODS, help="see methods.py")

@@ -72,6 +72,20 @@ def test_every_method_of_a_preset_takes_the_same_number_of_steps():
         with_method(chosen, "nonsense")
 
 
+def test_partial_credit_is_a_setting_of_the_task_and_another_run(monkeypatch):
+    given = []
+
+    def stop(*args):
+        given.append(args)
+        raise BoostError("far enough")
+
+    monkeypatch.setattr("boostlib.experiments.methods.run_method", stop)
+    command = ["boost", "--section", "code", "--task", "python_more"]
+    assert main(command) == main([*command, "--partial"]) == 1
+    assert [args[0].task_options for args in given] == [{}, {"partial": True}]
+    assert [args[1] for args in given] == [f"runs/python_more-demo{part}-rotate-seed0" for part in ("", "partial")]
+
+
 def test_recorded_runs_are_found_by_section_preset_and_method(run, tmp_path):
     run.dir.rename(tmp_path / "math-demo-top-seed3")
     assert list(recorded_runs(tmp_path, "math", "demo")) == ["rounds in the top block"]

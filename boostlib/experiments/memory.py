@@ -63,6 +63,7 @@ PROMPTS = {
     "arithmetic": (43, 43, 36),
     "word_problems": (156, 156, 122),
     "python_basics": (79, 79, 28),
+    "python_more": (79, 79, 28),
     "gsm8k": (281, 281, 24),
     "math500": (961, 961, 24),
     "mbpp": (427, 3754, 24),

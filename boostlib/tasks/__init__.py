@@ -15,12 +15,13 @@ from boostlib.tasks.humaneval import HumanEval
 from boostlib.tasks.math500 import Math500
 from boostlib.tasks.mbpp import MBPP
 from boostlib.tasks.python_basics import PythonBasics
+from boostlib.tasks.python_more import PythonMore
 from boostlib.tasks.synthetic_binding import SyntheticBinding
 from boostlib.tasks.word_problems import WordProblems
 
 __all__ = ["TASKS", "Example", "LabelTask", "Score", "SplitTask", "Task", "TextTask", "load_task"]
 
-TEXTS = (Arithmetic, WordProblems, GSM8K, Math500, PythonBasics, MBPP, HumanEval, ErrorLog)
+TEXTS = (Arithmetic, WordProblems, GSM8K, Math500, PythonBasics, PythonMore, MBPP, HumanEval, ErrorLog)
 TASKS: dict[str, type[SplitTask]] = {task.name: task for task in (*TEXTS, SyntheticBinding, Binding)}
 
 

@@ -47,7 +47,7 @@ class PythonBasics(ProgramTask):
         problems: list[Example] = []
         for path in sorted(FUNCTIONS.glob("*.py")):
             groups = [[node] for node in functions(path)]
-            dealt = deal(groups, SIZES, f"{self.name}, {path.name}", 0)
+            dealt = deal(groups, SIZES, f"{PythonBasics.name}, {path.name}", 0)
             problems += [
                 to_problem(node, path.stem, as_docstring=name == "neighbour")
                 for node in dealt["test" if name == "neighbour" else name]

@@ -138,7 +138,8 @@ def test_prompts_of_the_synthetic_tasks_are_no_longer_than_the_table_says():
     if embedded_models()["smollm2"] != "converted":
         pytest.skip("not converted here")
     tokenizer = load_tokenizer("smollm2")
-    for name, splits in (("arithmetic", ("train", "test")), ("python_basics", ("train", "test", "neighbour"))):
+    programs = ("train", "test", "neighbour")
+    for name, splits in (("arithmetic", ("train", "test")), ("python_basics", programs), ("python_more", programs)):
         longest = max(len(ids) for split in splits
                       for ids in encode(tokenizer, [e.prompt for e in load_task(name).split(split)]))  # fmt: skip
         assert longest == PROMPTS[name][1]

@@ -22,6 +22,7 @@ from boostlib.sandbox import CodeTask, Status, TaskError
 from boostlib.tasks import load_task, mbpp, programs
 from boostlib.tasks.programs import BLOCK_END, Problem, find_code, split_tests
 from boostlib.tasks.python_basics import FUNCTIONS, PythonBasics, functions
+from boostlib.tasks.python_more import to_problems
 from boostlib.tasks.rows import load_rows
 
 DOUBLE = "def double(n):\n    return 2 * n\n"
@@ -346,6 +347,42 @@ def test_prompts_are_as_documented(basics):
     assert shown.startswith("Complete this python function:\n\n```python\ndef ") and '"""' in shown
     names = [node.name for path in FUNCTIONS.glob("*.py") for node in functions(path)]
     assert len(names) == 200
+
+
+def passes(example, other) -> bool:
+    """Whether the reference of `example`, which is ours and harmless, passes the tests of `other`."""
+    space: dict = {}
+    try:
+        exec(example.reference, space)
+        space[other.id] = space[example.id]
+        exec(other.answer, space)
+    except Exception:
+        return False
+    return True
+
+
+def test_more_functions_are_sound_and_leave_the_held_out_ones_alone(basics):
+    more = load_task("python_more")
+    for split in ("dev", "test", "neighbour"):
+        assert more.split(split) == basics.split(split)
+    train, held_out = more.split("train"), basics.split("dev") + basics.split("test")
+    added = train[len(basics.split("train")) :]
+    assert train[: -len(added)] == basics.split("train") and {e.kind for e in added} == {e.kind for e in train}
+    assert all(passes(example, example) for example in added)
+    values = ("None", "True", "False", "0", "1", "''", "[]", "{}", "set()")
+    fixed = [replace(e, reference=f"def {e.id}(*args):\n    return {value}") for e in added for value in values]
+    assert not [e.id for e in fixed if passes(e, e)]
+    assert not [(e.id, other.id) for e in added for other in held_out if e.id == other.id or passes(e, other)]
+    assert not {e.prompt[0]["content"] for e in added} & {e.prompt[0]["content"] for e in held_out}
+
+
+def test_a_row_becomes_a_function_with_tests():
+    first, *_ = to_problems(
+        ["# numbers", "triple(n) | returns three times n | 3 * n | 2; -1", "is_zero(n) | x | n == 0 | 0; 3"]
+    )
+    assert first.prompt[0]["content"] == "Write a python function triple(n) that returns three times n."
+    assert (first.kind, first.answer) == ("numbers", "assert triple(2) == 6\nassert triple(-1) == -3")
+    assert first.reference == "def triple(n):\n    return 3 * n"
 
 
 def test_the_embedded_model_writes_programs():

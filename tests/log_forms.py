@@ -19,7 +19,9 @@ def write(form: str, folder: Path, cases=CASES) -> Path:
             csv.writer(file).writerows(make(cases))
     else:
         made = make(cases)
-        lines = "".join(json.dumps(row) + "\n" for row in made) if isinstance(made, list) else json.dumps(made, indent=1)
+        lines = (
+            "".join(json.dumps(row) + "\n" for row in made) if isinstance(made, list) else json.dumps(made, indent=1)
+        )
         path.write_text(lines)
     return path
 
@@ -30,7 +32,7 @@ def harness(cases) -> list[dict]:
             "doc_id": i, "doc": {"question": prompt, "subject": kind}, "target": f"It is {right}.\n#### {right}",
             "arguments": {"gen_args_0": {"arg_0": prompt, "arg_1": {"until": ["\n"], "max_gen_toks": 4}}},
             "resps": [[f" {answer}"]], "filtered_resps": [str(answer)], "filter": "strict-match",
-            "metrics": ["exact_match"], "doc_hash": "d", "prompt_hash": "p", "target_hash": "t", "exact_match": float(ok),
+            "metrics": ["exact_match"], "doc_hash": "d", "prompt_hash": "p", "exact_match": float(ok),
         }
         for i, (prompt, right, answer, ok, kind) in enumerate(cases)
     ]  # fmt: skip
@@ -46,7 +48,12 @@ def inspect_log(cases) -> dict:
             "scores": {"match": {"value": "C" if ok else "I", "answer": str(answer)}}, "metadata": {"category": kind},
         }  # fmt: skip
 
-    header = {"run_id": "r", "task": "adding", "model": "m", "scorers": [{"name": "match", "options": {"numeric": True}}]}
+    header = {
+        "run_id": "r",
+        "task": "adding",
+        "model": "m",
+        "scorers": [{"name": "match", "options": {"numeric": True}}],
+    }
     samples = [sample(i, *case) for i, case in enumerate(cases, 1)]
     return {"version": 2, "status": "success", "eval": header, "plan": {"steps": []}, "samples": samples}
 

@@ -10,7 +10,7 @@ Columns are known by any of the names below, in any case, the first that is ther
 from collections.abc import Collection
 from typing import Any
 
-from boostlib.tasks.logs.record import RIGHT, WRONG, Malformed, Record, default_score, prompt_of, verdict
+from boostlib.tasks.logs.record import RIGHT, WRONG, Malformed, Record, prompt_of, verdict
 from boostlib.tasks.rows import Row
 
 NAME = "table of prompts, expected answers and outcomes"
@@ -63,7 +63,7 @@ def judged(record: Row, question: Row, response: Any = None) -> Record:
     if "tests" not in row:
         if found["expected"] is None or not str(found["expected"]).strip():
             raise Malformed("there is no expected answer")
-        row = {"score": default_score(found["expected"]), **row, "expected": found["expected"]}
+        row["expected"] = found["expected"]
     row |= {"class": str(found["class"])} if found["class"] is not None else {}
     if "cost" in names and record[names["cost"]] is not None:
         row["cost"] = _number(record[names["cost"]])

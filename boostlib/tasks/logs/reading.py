@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from boostlib.common.errors import DataError
 from boostlib.common.stable import fingerprint_json
 from boostlib.tasks.log_rows import Numbered, Problem
 from boostlib.tasks.logs import chats, flat, harness, inspect_log, promptfoo
-from boostlib.tasks.logs.record import LeftOut, Malformed, Record
+from boostlib.tasks.logs.record import LeftOut, Malformed, Record, default_score
 from boostlib.tasks.rows import UNREADABLE, Row, json_lines, open_text
 
 OWN = "error log"
@@ -36,8 +37,9 @@ Placed = tuple[str, Any]  # where it stands, and the record, or a text that says
 
 @dataclass
 class Reading:
-    """What a log holds. `verdicts`: by place, the log's verdict (None: none) and the answer that it was given on."""
+    """What a log holds. `score`: of rows that name none. `verdicts`: by place, the log's (None: none), and on what."""
 
+    score: str | None = None
     form: str = OWN
     rows: list[Numbered] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -57,6 +59,7 @@ class Reading:
                 self.problems.append((where, what))
             elif form is None:
                 row = {name: value for name, value in record.items() if value is not None}
+                row |= {"score": self.score} if self.score and not row.keys() & {"score", "tests"} else {}
                 self.rows.append((where, row))
                 unknown = row.get("split") == "test"
                 self.verdicts[where] = (None if unknown else row.get("kind") == "guard", None)
@@ -72,6 +75,8 @@ class Reading:
     def _add(self, where: str, found: Record) -> None:
         row = {name: value for name, value in found.row.items() if value not in ("", None)}
         row.setdefault("id", where)
+        if not row.keys() & {"score", "tests"}:
+            row["score"] = self.score or default_score(row["expected"])
         same = fingerprint_json([row.get(name) for name in ("prompt", "messages", "expected", "tests", "score")])
         place, passed = self._seen.setdefault(same, len(self.rows)), found.passed
         if place < len(self.rows):  # there already
@@ -86,9 +91,10 @@ class Reading:
         self.rows[place : place + 1] = [(where, row | ({"kind": "guard"} if passed and "split" not in row else {}))]
 
 
-def read_cases(log: str | Path | pd.DataFrame) -> Reading:
-    """The log in a file, a folder or a DataFrame. Raises DataError where it cannot be read, or is of no known form."""
-    reading = Reading()
+def read_cases(log: str | PathLike | pd.DataFrame, score: str | None = None) -> Reading:
+    """The log in a file, a folder or a DataFrame. score: how rows are scored that do not say it; default: by what is
+    expected, and exact in an error log. Raises DataError where it cannot be read, or is of no known form."""
+    reading = Reading(score)
     if isinstance(log, pd.DataFrame):
         rows = log.astype(object).where(log.notna(), None).to_dict("records")
         reading.take(_of_table(list(log.columns), "the table"), _numbered("row", rows))

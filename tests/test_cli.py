@@ -125,7 +125,7 @@ def test_reproduce_runs_a_notebook_and_says_what_it_showed(tmp_path):
     assert "ZeroDivisionError" in _execute(source, out, "smoke").error
 
 
-@pytest.mark.parametrize("method", ["lora", "full", "top"])
+@pytest.mark.parametrize("method", ["lora", "full", "top", "lorarounds"])
 def test_boost_trains_what_the_method_says_at_the_given_learning_rate(monkeypatch, capsys, method):
     given = []
 
@@ -141,3 +141,15 @@ def test_boost_trains_what_the_method_says_at_the_given_learning_rate(monkeypatc
     assert chosen.trainer.learning_rate == 0.125
     assert chosen.method == method
     assert "far enough" in capsys.readouterr().err
+
+
+def test_boost_can_be_told_whom_to_train_on_and_what_to_score(monkeypatch):
+    given = []
+    monkeypatch.setattr("boostlib.experiments.methods.run_method", lambda *args: given.append(args) or 1 / 0)
+    for method in ("rotate", "lorarounds", "tinylora", "lora"):
+        with pytest.raises(ZeroDivisionError):
+            main(["boost", "--method", method, "--train-on", "all", "--held-out", "dev,test", "--epochs", "50"])
+        chosen, run_dir, _ = given[-1]
+        assert chosen.boost.train_on == "all" and chosen.boost.held_out == ("dev", "test")
+        assert run_dir == f"runs/arithmetic-demoall-{method}-seed0"
+        assert chosen.trainer.epochs == (50.0 if method in ("rotate", "lorarounds") else 1000.0)

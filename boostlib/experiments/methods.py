@@ -35,9 +35,11 @@ from boostlib.boost import boost
 from boostlib.common import world
 from boostlib.common.errors import BoostError, RunError
 from boostlib.common.stable import fingerprint_tensors, round_seed
+from boostlib.common.targets import require_plain
 from boostlib.config import check_identity, environment
 from boostlib.evaluation.scoring import base_row, fixed_and_broken, score_splits
 from boostlib.experiments.presets import Preset
+from boostlib.models.agreement import random_directions, require_agreement
 from boostlib.models.classifier import HEAD_FILE, load_classifier, read_head
 from boostlib.models.language import load_model
 from boostlib.rank import EXACT, epsilon_rank
@@ -194,6 +196,8 @@ def _train_all(run: Run, seed: int) -> tuple[Training, dict[str, Any]]:
 def _train_lora(run: Run, rank: int, seed: int) -> tuple[Training, dict[str, Any]]:
     """A LoRA, merged afterwards. Rank of every target module in model order under `extra`, from its factors."""
     lora = LoRA(target_modules(run.model, run.config.targets), rank, seed)
+    require_plain(run.model, lora.names)
+    require_agreement(run.model, random_directions(run.model, lora.names), named=True)
     weights = Weights(run.model, lora.names, run.config.w0_device)
     lora.attach(run.model, weights)
     try:

@@ -34,8 +34,8 @@ from boostlib.basis import SVDBasis
 from boostlib.common.errors import BoostError
 from boostlib.common.settings import Count, Names, checked
 from boostlib.common.stable import round_seed
-from boostlib.common.targets import require_plain, target_modules
-from boostlib.models.agreement import random_directions, require_agreement
+from boostlib.common.targets import target_modules
+from boostlib.models.agreement import random_directions
 from boostlib.update import LowRankUpdate, Weights
 
 
@@ -111,11 +111,8 @@ class LoRA:
         """Wrap the target modules of `model` and freeze everything else. No output changes: B is 0.
 
         weights: W0 and the merged update, from which `folded` recomputes. Names of the wrapped weights gain PEFT's
-        `.base_layer` until `detach`. Raises ModelError for weights that are no plain matrices, or that are not used as
-        such.
+        `.base_layer` until `detach`. That they are plain matrices, used as such, was checked when the run was opened.
         """
-        require_plain(model, self.names)
-        require_agreement(model, random_directions(model, self.names), named=True)
         self._frozen = [(p, p.requires_grad) for p in model.parameters()]
         transposed = isinstance(model.get_submodule(self.names[0]), Conv1D)
         config = LoraConfig(

@@ -1,4 +1,4 @@
-"""How a round learns: GRPO over TRL, cross-entropy, the linear probe, and PEFT's LoRA as a learner.
+"""How a round learns: GRPO over TRL, cross-entropy, and the linear probe.
 
 Imports strategies, evaluation, models, `adapter`, tasks, records and what lies below them.
 """

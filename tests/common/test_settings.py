@@ -8,8 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boostlib import GRPO, VLLM, AdapterConfig, BoostConfig, BoostError, CrossEntropy, Gate, Greedy, evaluate
+from boostlib import (
+    GRPO,
+    VLLM,
+    AdapterConfig,
+    BoostConfig,
+    BoostError,
+    CrossEntropy,
+    Gate,
+    Greedy,
+    LoRAConfig,
+    evaluate,
+)
 from boostlib.common.settings import Count, Positive, checks
+from boostlib.config import recorded_config
 from boostlib.evaluation.decode import Decode
 from boostlib.evaluation.drafts import Drafts
 
@@ -21,6 +33,7 @@ NO_FLAG = (0, 1, "yes", None, "False", [])
 NO_NAMES = ("test", 3, None, ("",), (1,), [None], {"test"})
 
 COUNTS = {
+    LoRAConfig: ("rank",),
     AdapterConfig: ("rank", "u", "n_tie", "blocks"),
     BoostConfig: ("rounds", "batch_size"),
     GRPO: ("prompts", "samples", "max_samples", "max_steps", "micro_batch", "rollout_batch"),
@@ -102,7 +115,7 @@ def test_every_recorded_identity_is_accepted_as_it_is():
         found.pop("sampler", None)  # runs recorded before it have none
         assert found == {k: v for k, v in trainer.items() if k != "sampler"}
         if isinstance(identity["adapter"], dict):
-            assert AdapterConfig(**identity["adapter"]).settings() == identity["adapter"]
+            assert recorded_config(identity, 1).learner.settings() == identity["adapter"]
 
 
 def test_functions_check_what_they_annotate(tiny_llama, tiny_tokenizer):

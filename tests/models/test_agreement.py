@@ -21,9 +21,10 @@ from transformers import (
 from boostlib import SVDBasis, boost, target_modules
 from boostlib.common.errors import ModelError
 from boostlib.common.stable import fingerprint_tensors
+from boostlib.experiments.methods import finetune
 from boostlib.models.agreement import require_agreement
-from boostlib.strategies.lora import LoRA
-from boostlib.update import Weights
+from boostlib.records.rows import Training
+from boostlib.run import Run
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -124,17 +125,28 @@ def test_modules_that_would_be_merged_otherwise_than_trained_are_named(tiny_llam
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("change", [read_once, called_and_read, rounded, scaled])
-def test_the_lora_baseline_is_checked_too(tiny_llama, change, dtype):
+def test_the_lora_baseline_is_checked_too(tiny_llama, tiny_tokenizer, change, dtype, tmp_path):
     model = tiny_llama()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         name = change(model)
     model.to(dtype)
     names = target_modules(model)
+
+    def train(folder, targets=None):
+        run = Run(model, tiny_tokenizer, ParityTask(), Still(), config(1, targets=targets))
+        return finetune(run, tmp_path / folder, lora_rank=1)
+
     with pytest.raises(ModelError, match=rf"model.layers.\*.{name}: what trains there would not be"):
-        LoRA(names).attach(model, Weights(model, names))
-    names = [one for one in names if not one.endswith(name)]
-    LoRA(names).attach(model, Weights(model, names)).detach()
+        train("all")
+    assert train("others", tuple(one for one in names if not one.endswith(name))).rounds
+
+
+class Still(FakeTrainer):
+    """Trains nothing."""
+
+    def train(self, subject, examples, adapter, seed=0) -> Training:
+        return Training(steps=1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

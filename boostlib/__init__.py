@@ -26,6 +26,7 @@ from boostlib.records.rows import Round
 from boostlib.release.classes import class_report, plot_classes
 from boostlib.release.export import export_bundle, export_merged, export_peft
 from boostlib.release.html import write_html
+from boostlib.release.mistakes import label_report, pair_report
 from boostlib.run import Run, replay
 from boostlib.strategies.gate import Gate
 from boostlib.strategies.greedy import Greedy
@@ -66,9 +67,11 @@ __all__ = [
     "export_merged",
     "export_peft",
     "generate",
+    "label_report",
     "load_classifier",
     "load_model",
     "load_task",
+    "pair_report",
     "paired_bootstrap",
     "plot_classes",
     "preset",

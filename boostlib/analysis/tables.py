@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import f1_score
 
 from boostlib.analysis.recorded import Groups, by_seed
 from boostlib.common.errors import BoostError
@@ -155,6 +156,8 @@ def classification_table(
     if not groups:
         raise BoostError("classification_table got no runs: its first row is their untrained model")
     probe = next(iter(groups.values()))[0].base.metrics[split]
+    if not probe.logits:
+        raise BoostError("classification_table is for two classes: of more, see gains_table and label_report")
     labels = probe.labels()
     rows = [_classified(name, labels, logits) for name, logits in (plain or {}).items()]
     rows.append(_classified("linear probe", labels, probe.scores()))
@@ -217,12 +220,16 @@ def _moved(rounds: Sequence[Round]) -> tuple[int, int]:
 
 
 def _scores(row: Base | Round) -> dict[str, float]:
-    """Accuracies by split; strict ones of texts, F1 and AUC of a classifier, which has no format to be strict about."""
-    texts = not any(metric.logits for metric in row.metrics.values())
+    """Accuracies by split; strict ones of texts; F1 and AUC, or the mean F1 of several classes, of a classifier, which
+    has no format to be strict about."""
+    texts = not any(metric.logits or metric.classes for metric in row.metrics.values())
     scores = {"train": row.train_accuracy, **({"train strict": row.train_strict} if texts else {})}
     for split, metric in row.metrics.items():
         if texts:
             scores |= {split: metric.accuracy, f"{split} strict": metric.strict}
+        elif metric.classes:
+            mean = f1_score(metric.labels(), metric.said(), average="macro")
+            scores |= {split: metric.accuracy, f"{split} mean F1": mean}
         else:
             found = metrics(metric.labels(), metric.scores())
             scores |= {split: found["accuracy"], f"{split} F1": found["F1"], f"{split} AUC": found["AUC"]}

@@ -3,7 +3,7 @@
 The same extractor serves evaluation and reward, and strict and lenient accuracy are both kept: much of what is
 reported as learning is formatting. `correct` is the lenient one: the answer found equals the gold answer. `strict`
 asks in addition for the format that the prompt asked for. A classifier is right where the sign of its logit is the
-label's; there is no format to miss, so both are the same.
+label's, or the largest of several is; there is no format to miss, so both are the same.
 """
 
 import time
@@ -17,13 +17,13 @@ from tqdm.auto import tqdm
 
 from boostlib.common import world
 from boostlib.common.errors import BoostError, DataError, ModelError
-from boostlib.common.settings import Count, Flag, Name, Seed, Share, checks
+from boostlib.common.settings import Count, Flag, Name, Seed, Share, checks, short
 from boostlib.evaluation.decode import Decode, Decoder
 from boostlib.evaluation.generate import prompts_of
 from boostlib.models.classifier import SequenceClassifier, logits
 from boostlib.models.sequences import encode_examples
 from boostlib.models.subject import Subject
-from boostlib.tasks.base import Example, LabelTask, Task
+from boostlib.tasks.base import Example, LabelTask, Task, class_ids
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Result:
     completions: list[str]  # of a text task
     tokens: int  # generated tokens; read tokens of a classifier
     seconds: float
-    logits: np.ndarray | None = None  # (n,) float32, of a classifier
+    logits: np.ndarray | None = None  # (n,) or (n, k) float32, of a classifier
 
     @cached_property
     def accuracy(self) -> float:
@@ -94,10 +94,17 @@ def evaluate(
 
 
 def require_kind(model: nn.Module, task: Task) -> None:
-    """Raises ModelError where a language model is to answer a task of labels, or a classifier one of texts."""
+    """Raises ModelError where a language model is to answer a task of labels, a classifier one of texts or of other
+    classes."""
     if isinstance(model, SequenceClassifier) != isinstance(task, LabelTask):
         asked, loader = ("labels", "load_classifier") if isinstance(task, LabelTask) else ("texts", "load_model")
         raise ModelError(f"task {task.name!r} asks for {asked}: load the model with {loader}(name)")
+    if isinstance(model, SequenceClassifier) and isinstance(task, LabelTask) and model.classes != task.classes:
+        has, asks = (f"{len(names)} ({short(', '.join(names), 60)})" for names in (model.classes, task.classes))
+        raise ModelError(
+            f"the model's head is for the classes {has}, and task {task.name!r} has {asks}: call "
+            "train_head(model, tokenizer, task) first"
+        )
 
 
 def _completed(subject: Subject, examples: Sequence[Example], decoder: Decoder, on_batch) -> dict:
@@ -116,10 +123,15 @@ def _completed(subject: Subject, examples: Sequence[Example], decoder: Decoder, 
 def _classified(subject: Subject, examples: Sequence[Example], batch_size: int, on_batch) -> dict:
     subject.model.require_trained_head()
     encoded = encode_examples(subject, examples)
-    found = logits(subject, encoded, batch_size, on_batch).numpy()  # (n,)
-    correct = (found > 0) == np.array([example.answer == "1" for example in examples])
+    found = logits(subject, encoded, batch_size, on_batch).numpy()  # (n,) or (n, k)
+    correct = said(found) == class_ids(subject.task, examples)
     tokens = sum(len(one.ids) for one in encoded)
     return {"correct": correct, "strict": correct, "completions": [], "tokens": tokens, "logits": found}
+
+
+def said(logits: np.ndarray) -> np.ndarray:
+    """(n,) ids of the classes that logits (n,) or (n, k) say."""
+    return (logits > 0).astype(int) if logits.ndim == 1 else logits.argmax(axis=1)
 
 
 @checks

@@ -4,17 +4,20 @@ What scores anything here (`run`) is a Subject with `config` and `decoder`, as a
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from boostlib.evaluation.evaluate import Result, evaluate
+import numpy as np
+
+from boostlib.evaluation.evaluate import Result, evaluate, said
 from boostlib.evaluation.generate import prompts_of
-from boostlib.records.rows import Base, Round, Scores, pack_bits, pack_logits
-from boostlib.tasks.base import LabelTask
+from boostlib.records.rows import Base, Round, Scores, pack_bits, pack_ids, pack_logits, unpack_ids
+from boostlib.tasks.base import LabelTask, class_ids
 
 
 def score_splits(run, progress: bool = True) -> dict[str, Any]:
-    """The whole training set and every held-out split: "failures", "train_accuracy", "train_strict", "metrics"."""
+    """The whole training set and every held-out split: "failures", "train_accuracy", "train_strict", "metrics", and
+    "train_said" of a classifier of more than two classes."""
     results = {
         split: evaluate(
             run.model, run.tokenizer, run.task, split, run.config.batch_size, progress=progress, decoder=run.decoder
@@ -26,7 +29,8 @@ def score_splits(run, progress: bool = True) -> dict[str, Any]:
         "failures": train.failures,
         "train_accuracy": train.accuracy,
         "train_strict": train.strict_accuracy,
-        "metrics": {split: _scores(result) for split, result in results.items()},
+        "metrics": {split: _scores(run, split, result) for split, result in results.items()},
+        "train_said": pack_ids(_said(train)),
     }
 
 
@@ -48,6 +52,7 @@ def unchanged(last: Base | Round, failures: Sequence[str]) -> dict[str, Any]:
         "train_accuracy": last.train_accuracy,
         "train_strict": last.train_strict,
         "metrics": last.metrics,
+        "train_said": last.train_said,
     }
 
 
@@ -62,6 +67,29 @@ def fixed_and_broken(failures: Sequence[str], scores: dict[str, Any]) -> dict[st
     }
 
 
-def _scores(result: Result) -> Scores:
-    logits = "" if result.logits is None else pack_logits(result.logits)
-    return Scores(result.accuracy, result.strict_accuracy, pack_bits(result.correct), logits)
+def said_of(task, split: str, right: np.ndarray, metrics: Mapping[str, Scores], train_said: str) -> np.ndarray | None:
+    """(n,) ids of what a classifier said of `split`, from a row's `metrics` and `train_said`; None of a language model.
+
+    right: (n,) bool who was right. Of two classes, who is wrong on the training split said the other one.
+    """
+    if not isinstance(task, LabelTask):
+        return None
+    if split != "train":
+        return metrics[split].said().astype(int)
+    labels = class_ids(task, task.split(split))
+    return unpack_ids(train_said) if train_said else np.where(right, labels, 1 - labels)
+
+
+def _said(result: Result) -> np.ndarray:
+    """(n,) what a classifier of more than two classes said; else empty."""
+    return np.zeros(0) if result.logits is None or result.logits.ndim == 1 else said(result.logits)
+
+
+def _scores(run, split: str, result: Result) -> Scores:
+    scores = Scores(result.accuracy, result.strict_accuracy, pack_bits(result.correct))
+    if len(_said(result)):
+        right = class_ids(run.task, run.task.split(split))
+        scores.classes = pack_ids(np.concatenate([_said(result), right[~result.correct]]))
+    elif result.logits is not None:
+        scores.logits = pack_logits(result.logits)
+    return scores

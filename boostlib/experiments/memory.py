@@ -70,6 +70,7 @@ PROMPTS = {
     "humaneval": (512, 512, 24),  # not measured
     "synthetic_binding": (129, 129, 0),
     "binding": (LONGEST, LONGEST, 0),
+    "tickets": (69, 69, 0),
 }
 UNKNOWN_PROMPT = (512, 512, 0)
 
@@ -79,6 +80,7 @@ SETTINGS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_
 KNOWN: Mapping[str, tuple[str, tuple[int, ...], Mapping[str, Any]]] = {  # kind, SETTINGS, what else matters
     "smollm2": ("llama", (576, 30, 9, 3, 1536, 49152, 8192), {"tie_word_embeddings": True}),
     "antiberty": ("bert", (512, 8, 8, 8, 2048, 25, 512), {}),
+    "minilm": ("bert", (384, 6, 12, 12, 1536, 30522, 512), {}),
     "Qwen/Qwen2.5-3B-Instruct": ("qwen2", (2048, 36, 16, 2, 11008, 151936, 32768), {"tie_word_embeddings": True}),
     "facebook/esm2_t33_650M_UR50D": (
         "esm",

@@ -161,6 +161,30 @@ BINDING = {
     "paper": PROTEIN["paper"],
 }
 
+# tickets to desks: a head of one logit a desk on MiniLM
+_MINI_12 = AdapterConfig(rank=2, u=1, n_tie=3)  # 36 modules: 12 parameters
+
+_TEXT_DEMO = Preset(
+    name="demo",
+    model="minilm",
+    task="tickets",
+    trainer=CrossEntropy(learning_rate=0.03, batch=16, micro_batch=16, epochs=8.0, max_steps=16, balance=False),
+    boost=BoostConfig(rounds=4, adapter=_MINI_12, held_out=("validation", "test")),
+    full_learning_rate=2e-5,
+)
+
+TEXT = {
+    "smoke": replace(
+        _TEXT_DEMO,
+        name="smoke",
+        task_options={"train": 160, "validation": 40, "test": 40},
+        trainer=CrossEntropy(learning_rate=0.03, batch=8, micro_batch=8, epochs=1.0, max_steps=2, balance=False),
+        boost=replace(_TEXT_DEMO.boost, rounds=2),
+    ),
+    "demo": _TEXT_DEMO,
+    "lab": replace(_TEXT_DEMO, name="lab", boost=replace(_TEXT_DEMO.boost, rounds=20, batch_size=256)),
+}
+
 # rank growth: a live run as short as the theorem allows; comparisons come from recorded runs of MATH["demo"]'s settings
 GROWTH = {
     "smoke": replace(
@@ -206,7 +230,7 @@ MAINTENANCE = {
     ),
 }
 
-SECTIONS = {"math": MATH, "code": CODE, "protein": PROTEIN, "binding": BINDING}
+SECTIONS = {"math": MATH, "code": CODE, "protein": PROTEIN, "binding": BINDING, "text": TEXT}
 
 
 def preset(name: str, section: Mapping[str, Preset] = MATH) -> Preset:

@@ -1,9 +1,11 @@
-"""A yes-or-no classifier of protein chains: any `AutoModel` encoder, mean-pooled over residues, one linear head.
+"""A classifier of protein chains or of texts: any `AutoModel` encoder, mean-pooled over tokens, one linear head.
 
-    logit = w . mean_i h_i + b        h_i (hidden,) the encoder's last state at residue i; positive: "binds"
+    logits = W mean_i h_i + b        h_i (hidden,) the encoder's last state at token i; W (k, hidden), b (k,)
 
-The head is the paper's linear probe: hidden + 1 numbers, 1,281 on ESM2-650M. The mean runs over residues alone: special
-tokens and padding never enter it, so a score does not depend on what shares its batch.
+Of two classes there is one logit, k = 1, and the second class is said where it is positive ("binds"); of more there is
+one each, and the largest says which. The head is the paper's linear probe: on ESM2-650M hidden + 1 = 1,281 numbers. The
+mean runs over residues, or the tokens of a text, alone: special tokens and padding never enter it, so a score does not
+depend on what shares its batch.
 
 Departures and choices that no source states: pooling and head compute in fp32 whatever the encoder's dtype; a pooling
 layer of the encoder's own is dropped, since checkpoints often lack its weights and a random one would make every load
@@ -20,6 +22,7 @@ and the head are not part of the key: they do not enter the features.
 
 import contextlib
 import copy
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +32,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from boostlib.common import world
 from boostlib.common.durable import write_durably
@@ -39,9 +42,19 @@ from boostlib.common.stable import cache_dir, fingerprint_json, fingerprint_tens
 from boostlib.models.checkpoint import encoder_class, load_whole, require_fitting, require_none_missing, used_of
 from boostlib.models.embedded import quiet_loading
 from boostlib.models.language import chosen_device, chosen_dtype, judged_config, kind_source, loading, model_name
-from boostlib.models.sequences import Encoded, by_length, encode_chains, residue_ids, separator, to_tensors
+from boostlib.models.sequences import (
+    SENTENCE,
+    Encoded,
+    by_length,
+    encode_chains,
+    encode_texts,
+    no_chains,
+    no_texts,
+    separator,
+    to_tensors,
+)
 from boostlib.models.subject import Subject
-from boostlib.tasks.chains import AMINO_ACIDS
+from boostlib.tasks.base import YES_OR_NO
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +63,19 @@ SAME = 1e-5  # states that are further apart, as a share of the largest, are not
 
 
 class SequenceClassifier(nn.Module):
-    """encoder: its `last_hidden_state` is pooled. The head starts at zero: `train_head` trains it."""
+    """encoder: its `last_hidden_state` is pooled. The head, for `classes`, starts at zero: `train_head` trains it."""
 
-    def __init__(self, encoder: PreTrainedModel):
+    def __init__(self, encoder: PreTrainedModel, classes: Sequence[str] = YES_OR_NO):
         super().__init__()
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = nn.Identity()  # some call it whatever it is
         self.encoder = encoder
-        self.head = nn.Linear(encoder.config.hidden_size, 1, dtype=torch.float32, device=encoder.device)
+        self.new_head(classes)
+
+    def new_head(self, classes: Sequence[str]) -> None:
+        """A head of zeros for `classes`: one logit for two of them, else one each."""
+        self.classes, logits = tuple(classes), 1 if len(classes) == 2 else len(classes)
+        self.head = nn.Linear(self.config.hidden_size, logits, dtype=torch.float32, device=self.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -99,28 +117,40 @@ class SequenceClassifier(nn.Module):
         return found[0] if isinstance(found, tuple) else found.last_hidden_state
 
     def forward(self, ids: Tensor, mask: Tensor, residues: Tensor) -> Tensor:
-        """Logits, (B,) fp32."""
+        """Logits, fp32: (B,) for two classes, else (B, k)."""
         return self.head(self.features(ids, mask, residues)).squeeze(-1)
 
     def require_trained_head(self) -> None:
-        """Raises ModelError where the head is still zero: everything would be called a non-binder."""
+        """Raises ModelError where the head is still zero: everything would be called the first class."""
         if not self.head.weight.any():
             raise ModelError("the head is untrained (all zero): call train_head(model, tokenizer, task) first")
 
-    def save_head(self, folder: str | Path) -> None:
-        """Write the head's hidden + 1 numbers to `folder`, whole or not at all."""
+    def head_state(self) -> dict[str, Tensor]:
+        """The head's numbers, on the CPU, and `classes`, the names as the bytes of a JSON list, where they are not 0
+        and 1."""
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
-        write_durably(Path(folder) / HEAD_FILE, save(state))
+        if self.classes != YES_OR_NO:
+            state["classes"] = torch.tensor(list(json.dumps(self.classes).encode()), dtype=torch.uint8)
+        return state
+
+    def save_head(self, folder: str | Path) -> None:
+        """Write the head to `folder`, whole or not at all."""
+        write_durably(Path(folder) / HEAD_FILE, save(self.head_state()))
 
     def load_head(self, folder: str | Path) -> None:
         """Read what `save_head` wrote. Raises RunError where it is damaged or was made for another encoder."""
         self.set_head(read_head(folder), Path(folder) / HEAD_FILE)
 
     def set_head(self, state: Mapping[str, Tensor], where: str | Path) -> None:
-        """Take the head's numbers from `state`, found in `where`. Raises RunError where they do not fit."""
+        """Take what `head_state` gave from `state`, found in `where`. Raises RunError where it does not fit."""
+        numbers = dict(state)
+        names = numbers.pop("classes", None)
         try:
-            self.head.load_state_dict(state)
-        except RuntimeError as error:
+            classes = YES_OR_NO if names is None else tuple(json.loads(bytes(names.tolist())))
+            if classes != self.classes:
+                self.new_head(classes)
+            self.head.load_state_dict(numbers)
+        except (RuntimeError, ValueError, TypeError) as error:
             raise RunError(f"{where} is no head of this model ({str(error).splitlines()[0]}): restore it") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -145,10 +175,11 @@ def load_classifier(
     device: str | torch.device = "auto",
     trust_remote_code: Flag = False,
 ):
-    """(SequenceClassifier, tokenizer) of encoder `name`: "antiberty", a local folder or a hub id. In eval mode.
+    """(SequenceClassifier, tokenizer) of encoder `name`: "minilm", "antiberty", a folder or a hub id. In eval mode.
 
     A folder that `save_pretrained` wrote brings its head; otherwise the head is zero until `train_head`.
-    dtype, device, trust_remote_code: as for `load_model`. Raises ModelError where the model is no encoder of proteins.
+    dtype, device, trust_remote_code: as for `load_model`. Raises ModelError where the model is no encoder of protein
+    chains or of texts; which of them it can read its tokenizer decides.
     """
     name, place = model_name(name), chosen_device(device)
     precision = chosen_dtype(dtype, place)
@@ -156,7 +187,7 @@ def load_classifier(
     config = judged_config(name, source, generates=False, trust_remote_code=trust_remote_code)
     with loading(name, generates=False):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-        _check_alphabet(tokenizer, name, config)
+        _make_ready(tokenizer, name, config)
         with quiet_loading(), explain_oom("the size of the model or its dtype", f"{name} in {precision}"):
             settings = {"dtype": precision, "trust_remote_code": trust_remote_code}
             encoder, missing = load_whole(encoder_class(config), source, **settings)
@@ -234,7 +265,7 @@ def logits(
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """(n,) fp32 on the CPU: the head on `features`."""
+    """(n,) or (n, k) fp32 on the CPU: the head on `features`."""
     model, pooled = subject.model, features(subject, encoded, batch_size, on_batch)
     return model.head(pooled.to(model.device)).squeeze(-1).cpu()
 
@@ -261,22 +292,18 @@ def _write(path: Path, found: Tensor) -> None:
             os.unlink(path.with_name(f".{path.name}.tmp"))
 
 
-def _check_alphabet(tokenizer, name: str, config) -> None:
-    """A token for every amino acid, one between chains, one to pad with; one for the beginning, but for T5's kind."""
-    lacking = (None, tokenizer.unk_token_id)
-    missing = [letter for letter in AMINO_ACIDS if residue_ids(tokenizer, letter)[0] in lacking]
-    with contextlib.suppress(AttributeError):
-        begins = tokenizer.cls_token_id is not None or encoder_class(config) is not AutoModel
-        if not missing and begins and separator(tokenizer) is not None:
-            if tokenizer.pad_token_id is None:  # padding is masked: any token will do
-                known = getattr(config, "pad_token_id", None)
-                tokenizer.pad_token = tokenizer.convert_ids_to_tokens(separator(tokenizer) if known is None else known)
-            return
-    raise ModelError(
-        f"{name!r} is no protein encoder: its tokenizer lacks "
-        + (f"the amino acids {', '.join(missing)}" if missing else "a token for the beginning or the end of a sequence")
-        + '; use one such as "antiberty" or "facebook/esm2_t6_8M_UR50D"'
-    )
+def _make_ready(tokenizer, name: str, config) -> None:
+    """With a token to pad with. Raises ModelError where a tokenizer reads neither chains nor texts."""
+    lacking = no_chains(tokenizer, config)
+    if lacking and no_texts(tokenizer):
+        raise ModelError(
+            f"{name!r} is no protein encoder, as {lacking}, and no encoder of texts, as {no_texts(tokenizer)}; use one "
+            'such as "antiberty" and "facebook/esm2_t6_8M_UR50D", or "minilm" and "answerdotai/ModernBERT-base"'
+        )
+    if tokenizer.pad_token_id is None:  # padding is masked: any token will do
+        known = getattr(config, "pad_token_id", None)
+        known = separator(tokenizer) if known is None else known
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0 if known is None else known)
 
 
 def _check_encoder(model: SequenceClassifier, tokenizer, name: str, missing: set[str]) -> None:
@@ -287,7 +314,7 @@ def _check_encoder(model: SequenceClassifier, tokenizer, name: str, missing: set
     """
     require_fitting(tokenizer, model.encoder, name)
     kind = f"{name!r} ({model.config.model_type})"
-    one, other = (encode_chains(tokenizer, chain, 16).ids for chain in ("ACD", "ALD"))
+    one, other, first = _alike(model, tokenizer)
     pads, end = [tokenizer.pad_token_id] * 2, len(one)
     rows = [one + pads, one + one[:2], other + pads]
     try:
@@ -309,12 +336,21 @@ def _check_encoder(model: SequenceClassifier, tokenizer, name: str, missing: set
             f"{kind} reads its padding: states of residues change with what is masked out, so that a score would "
             "depend on what shares its batch. Use an encoder that masks padding"
         )
-    first = one.index(residue_ids(tokenizer, "A")[0])
     if _apart(changed[: first + 1], here[: first + 1]) < SAME / 10:
         raise ModelError(
             f"{kind} is no encoder: the state of the first residue does not depend on the second. It is causal, or a "
             "kernel that it needs is not installed; use another encoder"
         )
+
+
+def _alike(model: SequenceClassifier, tokenizer) -> tuple[list[int], list[int], int]:
+    """Two prompts as tokens that differ in the second one that is pooled, and the place of the first."""
+    if not no_chains(tokenizer, model.config):
+        one, other = (encode_chains(tokenizer, chain, 16) for chain in ("ACD", "ALD"))
+        return one.ids, other.ids, one.residues.index(True)
+    (one,) = encode_texts(tokenizer, [SENTENCE], 16)
+    first, last = one.residues.index(True), one.ids[-1 - one.residues[::-1].index(True)]
+    return one.ids, [*one.ids[: first + 1], last, *one.ids[first + 2 :]], first
 
 
 def _states(model: SequenceClassifier, rows: list[list[int]], end: int) -> Tensor:

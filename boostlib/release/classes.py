@@ -4,7 +4,8 @@
 
 A class is `Example.kind`. "before" is the untrained model, "after" the model after the last round. c_i comes from
 `task.costs`, a mapping of ids or classes to numbers, where the task has one, else from the example's own `cost` (an
-error log's cases have one), and is 1 otherwise. Intervals are paired 95% bootstrap intervals within the class: an
+error log's cases have one), and is 1 otherwise; where a classifier's task has costs by pair (right, said), a mistake
+costs what its pair does, before and after. Intervals are paired 95% bootstrap intervals within the class: an
 example's two outcomes stay together.
 
 The train split is what rounds were trained on: its gains are no estimate for new cases; the held-out splits are. A
@@ -20,9 +21,11 @@ from boostlib.common.errors import BoostError
 from boostlib.common.settings import short, valid
 from boostlib.config import data_hash
 from boostlib.evaluation.evaluate import paired_bootstrap
+from boostlib.evaluation.scoring import said_of
 from boostlib.plots.style import BROKEN, COLORS, FIXED, GREY, SIZE, canvas
 from boostlib.records.ledger import Ledger
-from boostlib.tasks.base import Example, Task
+from boostlib.records.rows import Base, Round
+from boostlib.tasks.base import Example, Task, paid
 
 NO_CLASS = "(no class)"
 ALL = "(all)"
@@ -44,9 +47,13 @@ def class_report(ledger: Ledger, task: Task) -> pd.DataFrame:
     costs = _checked_costs(task, [example for examples in splits.values() for example in examples])
     rows = []
     for split, examples in splits.items():
-        before, after = _outcomes(ledger, split, examples)
-        paid = np.array([costs.get(e.id, costs.get(_class(e), getattr(e, "cost", 1.0))) for e in examples])
-        rows += _split_rows(split, np.array([_class(e) for e in examples]), before, after, paid)
+        outcomes = np.array(_outcomes(ledger, split, examples))
+        each = [costs.get(e.id, costs.get(_class(e), getattr(e, "cost", 1.0))) for e in examples]
+        mistakes = [
+            paid(task, examples, each, right, said_of(task, split, right, row.metrics, row.train_said))
+            for row, right in zip(_ends(ledger), outcomes, strict=True)
+        ]
+        rows += _split_rows(split, np.array([_class(e) for e in examples]), outcomes, np.array(mistakes))
     return pd.DataFrame(rows).set_index(["split", "class"])
 
 
@@ -71,18 +78,21 @@ def plot_classes(df: pd.DataFrame, split: str | None = None, ax=None):
     return ax
 
 
-def _split_rows(split: str, classes: np.ndarray, before: np.ndarray, after: np.ndarray, paid: np.ndarray) -> list[dict]:
-    found = [{"class": name, **_row(*(x[classes == name] for x in (before, after, paid)))} for name in set(classes)]
+def _split_rows(split: str, classes: np.ndarray, outcomes: np.ndarray, mistakes: np.ndarray) -> list[dict]:
+    found = [
+        {"class": name, **_row(outcomes[:, classes == name], mistakes[:, classes == name])} for name in set(classes)
+    ]
     found.sort(key=lambda row: (-row["cost before"], row["class"]))
     if len(found) > 1:
-        found.append({"class": ALL, **_row(before, after, paid)})
+        found.append({"class": ALL, **_row(outcomes, mistakes)})
     return [{"split": split, **row} for row in found]
 
 
-def _row(before: np.ndarray, after: np.ndarray, paid: np.ndarray) -> dict:
-    """The columns of some examples: before, after (n,) bool, paid (n,) what each failure costs."""
+def _row(outcomes: np.ndarray, mistakes: np.ndarray) -> dict:
+    """The columns of some examples, before and after: outcomes (2, n) bool, mistakes (2, n) what each costs."""
+    before, after = outcomes
     gain, low, high = paired_bootstrap(before, after, resamples=RESAMPLES)
-    saved, *ends = (len(paid) * x for x in paired_bootstrap(before * paid, after * paid, resamples=RESAMPLES))
+    saved, *ends = (len(before) * x for x in paired_bootstrap(*-mistakes, resamples=RESAMPLES))
     return {
         "n": len(before),
         "before": before.mean(),
@@ -92,12 +102,17 @@ def _row(before: np.ndarray, after: np.ndarray, paid: np.ndarray) -> dict:
         "high": high,
         "fixed": int((after & ~before).sum()),
         "broken": int((before & ~after).sum()),
-        "cost before": float(paid[~before].sum()),
-        "cost after": float(paid[~after].sum()),
+        "cost before": float(mistakes[0].sum()),
+        "cost after": float(mistakes[1].sum()),
         "cost saved": saved,
         "saved low": ends[0],
         "saved high": ends[1],
     }
+
+
+def _ends(ledger: Ledger) -> tuple[Base, Base | Round]:
+    """The untrained model's row, and the last."""
+    return ledger.base, (ledger.rounds or (ledger.base,))[-1]
 
 
 def _outcomes(ledger: Ledger, split: str, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +122,7 @@ def _outcomes(ledger: Ledger, split: str, examples: Sequence[Example]) -> tuple[
         failing = (set(ledger.failures_after(count)) for count in (0, len(rounds)))
         before, after = ([example.id not in ids for example in examples] for ids in failing)
     else:
-        before, after = (row.metrics[split].bits() for row in (ledger.base, (rounds or (ledger.base,))[-1]))
+        before, after = (row.metrics[split].bits() for row in _ends(ledger))
     return np.array(before, dtype=bool), np.array(after, dtype=bool)
 
 

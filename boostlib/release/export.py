@@ -119,7 +119,7 @@ def export_bundle(run_dir: str | Path, file: File, round: int | None = None, mod
     done = replay_run(ledger, round, model)
     rebuilt = rebuilt_rounds(ledger, done.basis, done.config.learner, count)
     sketches = {one.round: sketch(one.update(), one.groups()) for one in rebuilt}
-    head = done.model.head.state_dict() if isinstance(done.model, SequenceClassifier) else {}
+    head = done.model.head_state() if isinstance(done.model, SequenceClassifier) else {}
     write_bundle(Path(file), ledger, sketches, head, count)
     try:
         again = rebuild(Bundle(Path(file)), done.basis, done.config.learner, count)

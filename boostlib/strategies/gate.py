@@ -1,6 +1,7 @@
 """The gate: after each round, merge it, reject it, or stop. Off by default; the paper merges every round.
 
     net = sum of costs of the fixed cases - sum of costs of the broken ones
+        = sum of what all cases cost before - sum of what they cost after
 
 Rule, in this order, the first that applies decides:
   1 more than `allowed_guards` guard cases are wrong now: reject;
@@ -8,6 +9,10 @@ Rule, in this order, the first that applies decides:
   3 net <= 0, or p > `alpha` by the paired one-sided test that something was gained: reject, it may be noise;
   4 otherwise: promote.
 The last of `patience` unmerged rounds in a row reads "stop" instead of "reject", and the run ends there.
+
+Where a task has costs by pair (`TextLabelTask.pair_costs`), a mistake costs what its pair (right, said) does, and the
+costs of its class count for pairs that are not named. A case that is wrong before and after gains or loses the
+difference.
 
 Cases of `value_on` and all guards count in `net`; net and guards compare with the model as it stood before the round.
 Adjacent splits compare with the untrained model, so that losses too small to show in one round do not add up unseen.
@@ -39,9 +44,10 @@ import numpy as np
 
 from boostlib.common.errors import BoostError, DataError
 from boostlib.common.settings import Count, Name, Names, Positive, Share, Whole, checked
+from boostlib.evaluation.scoring import said_of
 from boostlib.records.rows import Base, Round
 from boostlib.strategies.paired import sign_flip_p
-from boostlib.tasks.base import Example, Task
+from boostlib.tasks.base import Example, Task, paid
 
 log = logging.getLogger(__name__)
 
@@ -215,27 +221,38 @@ class _Seen:
             ids = [example.id for example in self.run.task.split("train")]
             before, after = set(self.failures), set(self.tried["failures"])
             return np.array([id not in before for id in ids]), np.array([id not in after for id in ids])
-        last = self.run.rounds[-1] if self.run.rounds else self.run.base
-        return np.array(last.metrics[split].bits()), np.array(self.tried["metrics"][split].bits())
+        return np.array(self.last.metrics[split].bits()), np.array(self.tried["metrics"][split].bits())
+
+    @property
+    def last(self) -> Base | Round:
+        """The row before the round."""
+        return self.run.rounds[-1] if self.run.rounds else self.run.base
 
     def gains(self) -> np.ndarray:
         """(n,) costs over the cases of `value_on` and the guards, negative where broken."""
         gate, left_out, found = self.gate, self._left_out(), []
         for split in dict.fromkeys((*gate.value_on, *((gate.guard,) if gate.guard else ()))):
             before, after = self.pair(split)
-            cases = self.run.task.split(split)
-            costs = [0.0 if split == gate.guard and e.id in left_out else gate.cost(e) for e in cases]
-            found.append(np.array(costs) * (after.astype(float) - before))
+            counts = [split != gate.guard or e.id not in left_out for e in self.run.task.split(split)]
+            found.append((self._paid(split, before, vars(self.last)) - self._paid(split, after, self.tried)) * counts)
         return np.concatenate(found)
 
     def adjacent_gains(self) -> dict[str, np.ndarray]:
         """{adjacent split: (m,) gains over the untrained model}."""
         found = {}
         for split in self.gate.adjacent:
-            metrics = (self.run.base.metrics[split], self.tried["metrics"][split])
-            before, after = (np.array(scores.bits(), dtype=float) for scores in metrics)
-            found[split] = (after - before) * np.array([self.gate.cost(e) for e in self.run.task.split(split)])
+            before, after = (
+                self._paid(split, np.array(scores["metrics"][split].bits()), scores)
+                for scores in (vars(self.run.base), self.tried)
+            )
+            found[split] = before - after
         return found
+
+    def _paid(self, split: str, right: np.ndarray, scores: Mapping[str, Any]) -> np.ndarray:
+        """(n,) what each case costs by a row's scores."""
+        task, cases = self.run.task, self.run.task.split(split)
+        said = said_of(task, split, right, scores["metrics"], scores["train_said"])
+        return paid(task, cases, [self.gate.cost(case) for case in cases], right, said)
 
     def guards_wrong(self) -> list[str]:
         """Ids of the guards that are wrong with the round, those left out aside."""

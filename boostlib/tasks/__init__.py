@@ -12,17 +12,20 @@ from boostlib.tasks.binding import Binding
 from boostlib.tasks.error_log import ErrorLog
 from boostlib.tasks.gsm8k import GSM8K
 from boostlib.tasks.humaneval import HumanEval
+from boostlib.tasks.labelled_texts import LabelledTexts
 from boostlib.tasks.math500 import Math500
 from boostlib.tasks.mbpp import MBPP
 from boostlib.tasks.python_basics import PythonBasics
 from boostlib.tasks.python_more import PythonMore
 from boostlib.tasks.synthetic_binding import SyntheticBinding
+from boostlib.tasks.tickets import Tickets
 from boostlib.tasks.word_problems import WordProblems
 
 __all__ = ["TASKS", "Example", "LabelTask", "Score", "SplitTask", "Task", "TextTask", "load_task"]
 
 TEXTS = (Arithmetic, WordProblems, GSM8K, Math500, PythonBasics, PythonMore, MBPP, HumanEval, ErrorLog)
-TASKS: dict[str, type[SplitTask]] = {task.name: task for task in (*TEXTS, SyntheticBinding, Binding)}
+LABELS = (SyntheticBinding, Binding, Tickets, LabelledTexts)
+TASKS: dict[str, type[SplitTask]] = {task.name: task for task in (*TEXTS, *LABELS)}
 
 
 def load_task(

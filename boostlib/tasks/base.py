@@ -19,15 +19,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Protocol
 
+import numpy as np
 from pydantic import Field
 
 from boostlib.common.errors import BoostError, DataError
-from boostlib.common.settings import AnyPath, Count, Whole, judged, kinds, short
+from boostlib.common.settings import AnyPath, Count, Name, Positive, Whole, judged, kinds, short
 from boostlib.common.stable import philox, stable_seed
 
+YES_OR_NO = ("0", "1")
 Prompt = str | list[dict[str, str]]
 Limits = Annotated[
     Mapping[str, Count], Field(description='a mapping of splits to whole numbers of at least 1, such as {"train": 500}')
+]
+PairCosts = Annotated[
+    Mapping[Name, Mapping[Name, Positive]],
+    Field(description='a mapping such as {"fraud": {"sales": 5}}: a cost is a positive number'),
 ]
 PromptOptions = Annotated[
     Mapping[str, bool | int | float | str],
@@ -180,12 +186,50 @@ class DevTask(TextTask):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTask(SplitTask):
-    """Base of tasks that a classifier answers: prompts are chains (see `chains.py`), answers "1" or "0".
+    """Base of tasks that a classifier answers by one of `classes`: here "0" or "1", of chains (see `chains.py`).
 
-    max_length: most tokens of all chains and their separators; None: the model's limit, at most 1,024.
+    max_length: most tokens of a prompt; None: the model's limit, at most 1,024.
     """
 
+    classes: ClassVar[tuple[str, ...]] = YES_OR_NO
     max_length: Annotated[int, Field(ge=8, strict=True, description="a whole number of at least 8")] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextLabelTask(LabelTask):
+    """Base of tasks whose prompts are texts, and whose answers, which are their `kind` too, the names of `classes`.
+
+    pair_costs: class -> class that was said -> what that mistake costs, a mistake that is not named 1. A subclass calls
+    `check_costs` once it has its classes.
+    """
+
+    pair_costs: PairCosts = field(default_factory=dict)
+
+    def check_costs(self) -> None:
+        """Raises BoostError for a class in `pair_costs` that is none, or a cost of what is right."""
+        for right, others in self.pair_costs.items():
+            unknown = [name for name in (right, *others) if name not in self.classes]
+            if unknown or right in others:
+                why = f"{unknown[0]!r} is no class" if unknown else f"to say {right!r} of {right!r} is no mistake"
+                raise BoostError(f"{self.name}: pair_costs: {why}; the classes: {', '.join(map(repr, self.classes))}")
+
+
+def class_ids(task: LabelTask, examples: Sequence[Example]) -> np.ndarray:
+    """(n,) the right class of each example, as its place in `task.classes`."""
+    place = {name: i for i, name in enumerate(task.classes)}
+    return np.array([place[example.answer] for example in examples], dtype=int)
+
+
+def paid(
+    task: Task, examples: Sequence[Example], costs: Sequence[float], right: np.ndarray, said: np.ndarray | None
+) -> np.ndarray:
+    """(n,) what each example costs: nothing where it is right, else what its pair does in `task.pair_costs`, else its
+    own of `costs`. said: (n,) ids of the classes that a classifier gave."""
+    pairs = getattr(task, "pair_costs", None)
+    if pairs and said is not None:
+        names = [task.classes[i] for i in said]  # type: ignore[attr-defined]
+        costs = [pairs.get(e.answer, {}).get(name, cost) for e, name, cost in zip(examples, names, costs, strict=True)]
+    return np.where(right, 0.0, costs)
 
 
 def user_message(text: str) -> Prompt:

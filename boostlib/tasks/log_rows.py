@@ -77,14 +77,14 @@ class LogError(DataError):
         self.problems = problems
 
 
-def complain(problems: Sequence[Problem], path: object) -> None:
-    """Raises LogError that lists `problems`, the first `SHOWN` of them, where there are any."""
+def complain(problems: Sequence[Problem], path: object, what: str = "the error log") -> None:
+    """Raises LogError that lists `problems` of `what` in `path`, the first `SHOWN` of them, where there are any."""
     if problems:
         in_order = sorted(problems, key=lambda problem: _place(problem[0]))
         lines = [f"  {where}: {what}" for where, what in in_order[:SHOWN]]
         more = [f"  and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise LogError("\n".join([f"the error log {path} has {count}; correct these lines:", *lines, *more]), problems)
+        raise LogError("\n".join([f"{what} {path} has {count}; correct these lines:", *lines, *more]), problems)
 
 
 def listed(problems: Sequence[Problem]) -> list[str]:

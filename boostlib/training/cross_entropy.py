@@ -1,6 +1,7 @@
 """Cross-entropy on one round's failures, for classifiers.
 
-    loss = sum_i c_i log(1 + exp(-y_i z_i)) / sum_i c_i        z: logits, y: -1 or +1, c: class weights
+    loss = sum_i c_i log(1 + exp(-y_i z_i)) / sum_i c_i           z: logits, y: -1 or +1, c: class weights
+    loss = sum_i c_i (log sum_j exp z_ij - z_iy) / sum_i c_i      of more than two classes; y: the right one
 
 The head is frozen; only what requires a gradient trains: the attached adapter's v, or all weights in the full
 fine-tuning baseline. Adam, constant learning rate. A step takes `batch` failures; each is run in micro-batches of
@@ -11,8 +12,8 @@ numbers with the lowest loss are kept, and training ends when `patience` checks 
 step helped, the round is skipped and the ledger says so: failures alone can pull a model away from what it knows.
 
 Departures and choices that no source states: rounds train in eval mode, so that dropout is off and every loss is that
-of the model which is scored; class weights come from the examples trained on, validation's from validation; both
-classes weigh the same where `balance` is on and both occur.
+of the model which is scored; class weights come from the examples trained on, validation's from validation; all
+classes that occur weigh the same where `balance` is on and there are two of them at least.
 """
 
 import math
@@ -36,7 +37,7 @@ from boostlib.models.classifier import logits
 from boostlib.models.sequences import Encoded, by_length, encode_examples, to_tensors
 from boostlib.models.subject import Subject
 from boostlib.records.rows import Training
-from boostlib.tasks.base import Example
+from boostlib.tasks.base import Example, class_ids
 from boostlib.training.watch import Best, Watch
 
 
@@ -158,12 +159,17 @@ class _Set:
     def __init__(self, subject: Subject, examples: Sequence[Example], balance: bool):
         self.subject = subject
         self.encoded: list[Encoded] = encode_examples(subject, examples)
-        self.labels = torch.tensor([float(example.answer) for example in examples])  # (n,)
-        positive = float(self.labels.mean())
-        even = balance and 0 < positive < 1
-        self.weights = (
-            torch.where(self.labels == 1, 0.5 / positive, 0.5 / (1 - positive)) if even else torch.ones(len(examples))
-        )
+        self.labels = torch.from_numpy(class_ids(subject.task, examples))  # (n,)
+        self.weights = torch.ones(len(examples))
+        present, counts = self.labels.unique(return_counts=True)
+        if balance and len(present) > 1:
+            if len(subject.task.classes) == 2:
+                positive = float(self.labels.float().mean())
+                self.weights = torch.where(self.labels == 1, 0.5 / positive, 0.5 / (1 - positive))
+            else:
+                each = torch.zeros(len(subject.task.classes))
+                each[present] = len(examples) / (len(present) * counts)
+                self.weights = each[self.labels]
 
     def tokens(self, rows: Any) -> int:
         """How many tokens these rows have."""
@@ -194,4 +200,6 @@ class _Set:
 
     def _sum(self, found: Tensor, rows: Sequence[int]) -> Tensor:
         labels, weights = (t[list(rows)].to(found.device) for t in (self.labels, self.weights))
-        return F.binary_cross_entropy_with_logits(found, labels, weight=weights, reduction="sum")
+        if found.dim() == 1:
+            return F.binary_cross_entropy_with_logits(found, labels.float(), weight=weights, reduction="sum")
+        return (weights * F.cross_entropy(found, labels, reduction="none")).sum()

@@ -1,11 +1,12 @@
-"""Phase 1 of the protein section: the linear probe, a head on frozen features.
+"""Phase 1 of a classifier's run: the linear probe, a head on frozen features.
 
     w, b = argmin  mean_i c_i log(1 + exp(-y_i (w . z_i + b))) + |w|^2 / (2 C n)        z: standardised features
+    W, b = argmin  mean_i c_i (log sum_j exp a_ij - a_iy) + |W|^2 / (2 C n)             a_i = W z_i + b, y: the class
 
-The encoder reads every sequence once; the fit is scikit-learn's logistic regression. Both classes
-weigh the same (c_i), so that a logit of 0 is the boundary between them however many binders a split has. C is the one
-that the validation split likes best. The head is folded back to unstandardised features and then frozen: boosting
-starts from here.
+The first is for two classes, the second for more. The encoder reads every sequence once; the fit is scikit-learn's
+logistic regression. All classes weigh the same (c_i), so that of two a logit of 0 is the boundary however many binders
+a split has. C is the one that the validation split likes best. The head is folded back to unstandardised features and
+then frozen: boosting starts from here.
 
 Departure: the paper trains its probe by gradient descent; the problem is convex, so it is solved here, without a
 learning rate or a seed.
@@ -13,11 +14,11 @@ learning rate or a seed.
 
 import logging
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
@@ -27,10 +28,11 @@ from tqdm.auto import tqdm
 from boostlib.common import world
 from boostlib.common.errors import DataError
 from boostlib.common.settings import Count, Flag, Name, checks
+from boostlib.evaluation.evaluate import require_kind
 from boostlib.models.classifier import SequenceClassifier, features
 from boostlib.models.sequences import encode_examples, say_what_was_cut
 from boostlib.models.subject import Subject
-from boostlib.tasks.base import Example, LabelTask
+from boostlib.tasks.base import LabelTask, class_ids
 
 log = logging.getLogger(__name__)
 
@@ -57,17 +59,20 @@ def train_head(
     validation: Name = "validation",
     progress: Flag = True,
 ) -> Probe:
-    """Fit the head of `model` on the training split, in place, and freeze it.
+    """Fit the head of `model` on the training split, in place, and freeze it; a head for other classes is replaced.
 
     Reads, and keeps the features of, every split of the task, so that the first evaluation of a run costs nothing.
-    Raises DataError where a split has one class alone.
+    Raises DataError where a split has one class alone, or the training split lacks one.
     """
+    if isinstance(model, SequenceClassifier) and isinstance(task, LabelTask) and model.classes != task.classes:
+        model.new_head(task.classes)
+    require_kind(model, task)
     subject, pooled, labels, cut = Subject(model, tokenizer, task), {}, {}, {}
     for split in task.splits:
         examples = task.split(split)
         encoded = encode_examples(subject, examples)
         cut[split] = say_what_was_cut(task, split, encoded)
-        labels[split] = labels_of(examples, f"{task.name}, split {split!r}")
+        labels[split] = labels_of(task, split)
         mine, hidden = len(world.share(encoded)), not (progress and world.is_main())
         with tqdm(total=mine, desc=f"features {split}", unit="seq", leave=False, disable=hidden) as bar:
             pooled[split] = features(subject, encoded, batch_size, bar.update, keep=True).double().numpy()
@@ -78,31 +83,44 @@ def train_head(
     best = min(PENALTIES, key=lambda C: loss[C])
     weight, bias = fits[best]
     with torch.no_grad():
-        model.head.weight.copy_(torch.from_numpy(weight)[None])
-        model.head.bias.fill_(bias)
+        model.head.weight.copy_(torch.from_numpy(weight))
+        model.head.bias.copy_(torch.from_numpy(bias))
     model.head.requires_grad_(False)
     return Probe(best, train_loss, loss, num_parameters=sum(p.numel() for p in model.head.parameters()), cut=cut)
 
 
-def labels_of(examples: Sequence[Example], where: str) -> np.ndarray:
-    """(n,) 0 or 1. Raises DataError where only one of them occurs."""
-    labels = np.array([int(example.answer) for example in examples])
+def labels_of(task: LabelTask, split: str) -> np.ndarray:
+    """(n,) ids of the right classes. Raises DataError where only one of them occurs, or "train" lacks any."""
+    labels = class_ids(task, task.split(split))
     if len(set(labels)) < 2:
-        raise DataError(f"{where}: all {len(labels)} examples have the label {labels[0]}; both are needed")
+        raise DataError(
+            f"{task.name}, split {split!r}: all {len(labels)} examples have the label {task.classes[labels[0]]}; "
+            "two at least are needed"
+        )
+    lacking = [name for i, name in enumerate(task.classes) if split == "train" and i not in labels]
+    if lacking:
+        raise DataError(
+            f"{task.name}: no training example of {', '.join(map(repr, lacking[:5]))} ({len(lacking)} of "
+            f"{len(task.classes)} classes): add some, take more with `limits`, or leave the class out of the data"
+        )
     return labels
 
 
-def _fit(x: np.ndarray, y: np.ndarray, C: float) -> tuple[np.ndarray, float]:
-    """(w (hidden,), b) on the features as they are."""
+def _fit(x: np.ndarray, y: np.ndarray, C: float) -> tuple[np.ndarray, np.ndarray]:
+    """(W (1 or k, hidden), b (1 or k,)) on the features as they are."""
     scaler = StandardScaler().fit(x)
     solver = LogisticRegression(C=C, class_weight="balanced", max_iter=2000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a weak penalty may stop at max_iter: the validation loss judges it
         solver.fit(scaler.transform(x), y)
-    weight = solver.coef_[0] / scaler.scale_
-    return weight, float(solver.intercept_[0] - weight @ scaler.mean_)
+    weight = solver.coef_ / scaler.scale_
+    return weight, solver.intercept_ - weight @ scaler.mean_
 
 
-def _loss(x: np.ndarray, y: np.ndarray, weight: np.ndarray, bias: float) -> float:
-    chance = 1 / (1 + np.exp(-np.clip(x @ weight + bias, -60, 60)))
-    return float(log_loss(y, chance, sample_weight=compute_sample_weight("balanced", y), labels=[0, 1]))
+def _loss(x: np.ndarray, y: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> float:
+    if len(weight) == 1:
+        chance = 1 / (1 + np.exp(-np.clip(x @ weight[0] + bias[0], -60, 60)))
+    else:
+        chance = softmax(x @ weight.T + bias, axis=1)
+    labels = range(max(2, len(weight)))
+    return float(log_loss(y, chance, sample_weight=compute_sample_weight("balanced", y), labels=labels))

@@ -61,7 +61,7 @@ def _boost(args) -> None:
         chosen = replace(chosen, full_learning_rate=args.learning_rate, lora_learning_rate=args.learning_rate)
     adapter = replace(chosen.boost.adapter, **_given(args, "scaling", "rank", "u", "n_tie", "blocks"))
     greedy = replace(chosen.boost.greedy, **_given(args, *GREEDY))
-    if args.drafts and (args.method not in IN_ROUNDS or args.section in ("protein", "binding")):
+    if args.drafts and (args.method not in IN_ROUNDS or args.section in ("protein", "binding", "text")):
         raise BoostError("--drafts saves decoding between rounds: it needs a method with rounds, and math or code")
     loop = _given(args, "rounds", "w0_device", "drafts", "held_out")
     rollouts, evaluations = _vllm(args)
@@ -84,7 +84,7 @@ def _vllm(args) -> tuple[dict, dict]:
 
     if args.vllm is None:
         return {}, {}
-    if args.section in ("protein", "binding"):
+    if args.section in ("protein", "binding", "text"):
         raise BoostError(f"--vllm completes texts, and --section {args.section} has none: math or code")
     where = VLLM(server=args.vllm or None)
     return {"use_vllm": True, "vllm": where}, {"vllm": where}
@@ -261,7 +261,7 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--section",
         default="math",
-        choices=("math", "code", "protein", "binding"),
+        choices=("math", "code", "protein", "binding", "text"),
         help="which experiment of the paper",
     )
     sub.add_argument("--run-dir", help="default runs/TASK-PRESET[VARIANT]-METHOD-seedN; the same call continues it")

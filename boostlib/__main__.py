@@ -90,6 +90,26 @@ def _vllm(args) -> tuple[dict, dict]:
     return {"use_vllm": True, "vllm": where}, {"vllm": where}
 
 
+def _repair(args) -> int:
+    from boostlib.release.repair import Repair, repair
+    from boostlib.training.grpo import GRPO
+
+    gate = _given(args, "alpha", "harm", "allowed_guards", "failing_guards", "patience", "value_on", "adjacent")
+    names = ("held_out", "most", "rounds", "seed", "dtype", "stop", "max_new_tokens", "score")
+    settings = Repair(
+        **_given(args, *names),
+        chat=args.chat,
+        skip_malformed=args.skip_malformed,
+        costs=dict(args.cost),
+        gate=gate,
+        release="peft" if args.peft else "bundle" if args.bundle else "merged",
+    )
+    trainer = GRPO(**_given(args, "learning_rate", "prompts", "samples", "max_steps"))
+    outcome = repair(args.log, args.model, args.out, settings, trainer, args.dry_run)
+    print(outcome.reason if outcome.table is None else f"{outcome.reason}\n\n{outcome.table.to_string()}")
+    return outcome.status
+
+
 def _report(args) -> None:
     from boostlib.analysis.tables import gains_table, provenance, require_same_problems, rounds_table
     from boostlib.records.bundle import open_record
@@ -216,6 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--only", default=(), type=_list, help="for example 00,01")
     sub.add_argument("--out", help="where executed notebooks and figures go (default out/PRESET)")
     _boost_options(add("boost", _boost, "boost one model on one task, without a notebook"))
+    _repair_options(add("repair", _repair, "repair a model by a log of its failures, and release it"))
     sub = add("report", _report, "tables of one or several runs (seeds)")
     sub.add_argument("run", nargs="+", help="directory or bundle")
     sub.add_argument("--html", metavar="FILE", help="write one self-contained page about one run instead")
@@ -300,6 +321,46 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
     greedy.add_argument("--candidates", type=int, help="draws of P to choose from (256)")
     greedy.add_argument("--probe-batches", type=int, help="batches whose gradient decides (2)")
     greedy.add_argument("--choose", choices=("both", "block", "candidate"))
+
+
+def _repair_options(sub: argparse.ArgumentParser) -> None:
+    sub.description = f"{sub.description}. Exit status: 0 promoted, 3 nothing worth promoting, 1 an error, 130 Ctrl-C"
+    sub.add_argument("log", help="an error log, or one of another tool or a table, see boostlib/tasks/logs/")
+    sub.add_argument("--model", default="smollm2", help="embedded name, local folder or hub id (smollm2)")
+    sub.add_argument("--out", required=True, metavar="DIR", help="model, run, card and page; the same call continues")
+    form = sub.add_mutually_exclusive_group()
+    form.add_argument("--peft", action="store_true", help="release one LoRA instead of a merged model")
+    form.add_argument("--bundle", action="store_true", help="release a file of kilobytes instead of a merged model")
+    sub.add_argument("--dry-run", action="store_true", help="stop before training, and say how long it would take")
+    log = sub.add_argument_group("the log")
+    log.add_argument("--held-out", type=float, help="share that is not trained on, by a hash of the ids (0.25)")
+    log.add_argument("--most", type=int, help="cases to take of each split (200)")
+    log.add_argument("--score", choices=("exact", "number", "regex", "label"), help="of cases that do not say")
+    log.add_argument("--chat", action="store_true", help="put raw prompts to the model as a user's message")
+    log.add_argument("--stop", help="regular expression that ends a completion")
+    log.add_argument("--max-new-tokens", type=int, help="of a completion (what the log says, else 64)")
+    log.add_argument("--cost", type=_cost, action="append", default=[], metavar="CLASS=N", help="of a failure")
+    log.add_argument("--skip-malformed", action="store_true", help="go on without malformed rows, which are listed")
+    train = sub.add_argument_group("training")
+    for name in ("rounds", "seed", "max-steps", "prompts", "samples"):
+        train.add_argument(f"--{name}", type=int)
+    train.add_argument("--learning-rate", type=float)
+    train.add_argument("--dtype", choices=("auto", "bf16", "fp32"))
+    gate = sub.add_argument_group("the gate", "when a round is promoted, see boostlib/strategies/gate.py")
+    gate.add_argument("--alpha", type=float, help="of the test that something was gained (0.05)")
+    gate.add_argument("--harm", type=float, help="of the test that a held-out split lost (0.05)")
+    gate.add_argument("--allowed-guards", type=int, help="guards that may be wrong (2%% of them, rounded up)")
+    gate.add_argument("--failing-guards", choices=("refuse", "leave out"), help="wrong before training (leave out)")
+    gate.add_argument("--patience", type=int, help="rounds in a row without promotion that end the run (3)")
+    gate.add_argument("--value-on", type=_list, help="splits whose gain counts: train, test (train)")
+    gate.add_argument("--adjacent", type=_list, help="splits that must not lose (test)")
+
+
+def _cost(text: str) -> tuple[str, float]:
+    name, equals, number = text.rpartition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"CLASS=N is expected, not {text!r}")
+    return name, float(number)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from boostlib.common.durable import require_absent
 from boostlib.common.errors import BoostError
 
 GREEDY = ("candidates", "probe_batches", "choose")  # fields of Greedy, each an option
+TRAINER = ("learning_rate", "max_steps", "epochs", "temperature", "micro_batch")  # and of a trainer
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,12 +64,16 @@ def _boost(args) -> None:
     greedy = replace(chosen.boost.greedy, **_given(args, *GREEDY))
     if args.drafts and (args.method not in IN_ROUNDS or args.section in ("protein", "binding", "text")):
         raise BoostError("--drafts saves decoding between rounds: it needs a method with rounds, and math or code")
+    if args.temperature is not None and not hasattr(chosen.trainer, "temperature"):
+        raise BoostError(
+            f"--temperature is that of sampled texts, and --section {args.section} samples none: leave it out"
+        )
     loop = _given(args, "rounds", "w0_device", "drafts", "held_out")
     rollouts, evaluations = _vllm(args)
     chosen = replace(
         chosen,
         boost=replace(chosen.boost, adapter=adapter, greedy=greedy, **loop, **evaluations),
-        trainer=replace(chosen.trainer, **_given(args, "learning_rate", "max_steps", "epochs"), **rollouts),
+        trainer=replace(chosen.trainer, **_given(args, *TRAINER), **rollouts),
     )
     variant = args.preset + (args.train_on or "") + ("partial" if args.partial else "")
     named = f"runs/{chosen.task}-{variant}-{args.method}{args.numbers or ''}-seed{args.seed}"
@@ -298,9 +303,9 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--held-out", type=_list, metavar="SPLIT[,SPLIT]", help="splits to score beside train (preset's)")
     sub.add_argument("--numbers", type=int, help="an adapter of that size, at its tuned learning rate (protein: 4032)")
     sub.add_argument("--scaling", choices=("paper", "normalized"))
-    for name in ("rank", "u", "n-tie", "max-steps"):
+    for name in ("rank", "u", "n-tie", "max-steps", "micro-batch"):
         sub.add_argument(f"--{name}", type=int)
-    for name in ("learning-rate", "epochs"):
+    for name in ("learning-rate", "epochs", "temperature"):
         sub.add_argument(f"--{name}", type=float)
     sub.add_argument("--w0-device", choices=("cpu", "cuda"), help="where the copy of W0 is kept (with the model)")
     sub.add_argument(

@@ -80,10 +80,16 @@ def test_partial_credit_is_a_setting_of_the_task_and_another_run(monkeypatch):
         raise BoostError("far enough")
 
     monkeypatch.setattr("boostlib.experiments.methods.run_method", stop)
-    command = ["boost", "--section", "code", "--task", "python_more"]
+    command = ["boost", "--section", "code", "--task", "python_more", "--temperature", "0.5", "--micro-batch", "16"]
     assert main(command) == main([*command, "--partial"]) == 1
     assert [args[0].task_options for args in given] == [{}, {"partial": True}]
+    assert all((args[0].trainer.temperature, args[0].trainer.micro_batch) == (0.5, 16) for args in given)
     assert [args[1] for args in given] == [f"runs/python_more-demo{part}-rotate-seed0" for part in ("", "partial")]
+
+
+def test_only_what_is_sampled_has_a_temperature(capsys):
+    assert main(["boost", "--section", "protein", "--temperature", "0.5"]) == 1
+    assert "--section protein samples none" in capsys.readouterr().err
 
 
 def test_recorded_runs_are_found_by_section_preset_and_method(run, tmp_path):

@@ -50,6 +50,7 @@ class LabelledTexts(TextLabelTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _ = self.classes  # read and checked now, not when a split is asked for
         self.check_costs()
 
     @cached_property

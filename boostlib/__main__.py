@@ -45,7 +45,20 @@ def _reproduce(args) -> int:
 
 def _boost(args) -> None:
     from boostlib.analysis.tables import rounds_table
-    from boostlib.experiments.methods import IN_ROUNDS, run_method, with_method, with_size
+    from boostlib.experiments.methods import run_method
+
+    chosen = _chosen(args)
+    variant = args.preset + (args.train_on or "") + ("partial" if args.partial else "")
+    named = f"runs/{chosen.task}-{variant}-{args.method}{args.numbers or ''}-seed{args.seed}"
+    run_dir = named if args.run_dir is None else args.run_dir
+    ledger = run_method(chosen, run_dir, args.data_dir)
+    if world.is_main():
+        print(rounds_table(ledger).round(3).to_string())
+
+
+def _chosen(args):
+    """The preset that the options of `boost` make."""
+    from boostlib.experiments.methods import IN_ROUNDS, with_method, with_size
     from boostlib.experiments.presets import SECTIONS, preset
 
     unused = sorted(_given(args, "blocks", *GREEDY)) if args.method != "greedy" else []
@@ -75,12 +88,7 @@ def _boost(args) -> None:
         boost=replace(chosen.boost, adapter=adapter, greedy=greedy, **loop, **evaluations),
         trainer=replace(chosen.trainer, **_given(args, *TRAINER), **rollouts),
     )
-    variant = args.preset + (args.train_on or "") + ("partial" if args.partial else "")
-    named = f"runs/{chosen.task}-{variant}-{args.method}{args.numbers or ''}-seed{args.seed}"
-    run_dir = named if args.run_dir is None else args.run_dir
-    ledger = run_method(with_method(chosen, args.method, args.train_on), run_dir, args.data_dir)
-    if world.is_main():
-        print(rounds_table(ledger).round(3).to_string())
+    return with_method(chosen, args.method, args.train_on)
 
 
 def _vllm(args) -> tuple[dict, dict]:
@@ -115,10 +123,14 @@ def _repair(args) -> int:
     return outcome.status
 
 
-def _report(args) -> None:
+def _report(args) -> int | None:
     from boostlib.analysis.tables import gains_table, provenance, require_same_problems, rounds_table
     from boostlib.records.bundle import open_record
 
+    if args.pages:
+        return _pages(args.write)
+    if not args.run:
+        raise BoostError("report needs a run's directory or bundle, or --pages")
     ledgers = [open_record(path) for path in args.run]
     if args.html:
         return _html(args, ledgers)
@@ -129,6 +141,14 @@ def _report(args) -> None:
     for split in held_out:
         print(f"{split}, paired 95% bootstrap interval\n{gains_table({'all': ledgers}, split).round(3).T.to_string()}")
     return None
+
+
+def _pages(write: bool) -> int:
+    from boostlib.experiments.pages import check_pages
+
+    wrong = check_pages(write=write)
+    print("\n".join(wrong) or "the tables and sentences of all pages say what the recorded runs give")
+    return int(bool(wrong))
 
 
 def _html(args, ledgers) -> None:
@@ -243,7 +263,9 @@ def _parser() -> argparse.ArgumentParser:
     _boost_options(add("boost", _boost, "boost one model on one task, without a notebook"))
     _repair_options(add("repair", _repair, "repair a model by a log of its failures, and release it"))
     sub = add("report", _report, "tables of one or several runs (seeds)")
-    sub.add_argument("run", nargs="+", help="directory or bundle")
+    sub.add_argument("run", nargs="*", help="directory or bundle")
+    sub.add_argument("--pages", action="store_true", help="compare the tables and numbers of all pages with data/runs")
+    sub.add_argument("--write", action="store_true", help="with --pages: put the tables right")
     sub.add_argument("--html", metavar="FILE", help="write one self-contained page about one run instead")
     sub.add_argument("--data-dir", help="folder of the task's data files, for its error classes")
     sub = add("replay", _replay, "rebuild the model after a round from the ledger: rollback")

@@ -36,7 +36,7 @@ from boostlib.common import world
 from boostlib.common.errors import BoostError, ModelError
 from boostlib.common.settings import Share, checked
 from boostlib.evaluation.generate import cut_at, end_tokens
-from boostlib.models.language import weights_source
+from boostlib.models.language import default_device, weights_source
 from boostlib.models.subject import Subject
 
 if TYPE_CHECKING:
@@ -151,10 +151,8 @@ def push(engine: "VLLMGeneration") -> None:
 
 
 def on_cpu() -> bool:
-    """Whether this vLLM is one for CPUs."""
-    from vllm.platforms import current_platform  # takes seconds to import
-
-    return current_platform.is_cpu()
+    """Whether vLLM runs on a CPU, as it does where torch sees no GPU."""
+    return default_device().type == "cpu"
 
 
 @contextmanager
@@ -192,7 +190,9 @@ def _start(where: VLLM, model: nn.Module, tokenizer) -> "VLLMGeneration":
             )
     except Exception as error:  # TRL's client raises nothing narrower
         serve = f"start it with `trl vllm-serve --model {source} --dtype {dtype}`"
-        room = "lower memory, a share of the GPU's or, on a CPU, of the machine's, or free some"
+        room = "lower memory, or free memory on the GPU"
+        if not where.server and on_cpu():
+            room = "memory is a share of the machine's: lower it, or set VLLM_CPU_KVCACHE_SPACE=1, in GiB, in its place"
         raise BoostError(f"no vLLM engine by {where}: {error} ({serve if where.server else room})") from error
     finally:
         model.name_or_path = name

@@ -370,8 +370,9 @@ def test_an_engine_that_does_not_start_says_what_to_do(load, fake, monkeypatch):
         raise ValueError("Free memory on device is less than desired")
 
     monkeypatch.setattr("trl.generation.vllm_generation.LLM", full)
-    with pytest.raises(BoostError, match="VLLM.*memory=0.3.*less than desired.*lower memory"):
-        evaluate(model, tokenizer, ParityTask(), progress=False, decoder=VLLM())
+    for fake.on_cpu, remedy in ((False, "lower memory.*GPU"), (True, "share of the machine's.*VLLM_CPU_KVCACHE_SPACE")):
+        with pytest.raises(BoostError, match=f"VLLM.*memory=0.3.*less than desired.*{remedy}"):
+            evaluate(model, tokenizer, ParityTask(), progress=False, decoder=VLLM())
     assert model.name_or_path == folder and not any(name in os.environ for name in ("RANK", "LOCAL_RANK"))
 
 

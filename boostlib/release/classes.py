@@ -47,13 +47,13 @@ def class_report(ledger: Ledger, task: Task) -> pd.DataFrame:
     costs = _checked_costs(task, [example for examples in splits.values() for example in examples])
     rows = []
     for split, examples in splits.items():
-        outcomes = np.array(_outcomes(ledger, split, examples))
+        before_after = np.array(outcomes(ledger, split, examples))
         each = [costs.get(e.id, costs.get(_class(e), getattr(e, "cost", 1.0))) for e in examples]
         mistakes = [
             paid(task, examples, each, right, said_of(task, split, right, row.metrics, row.train_said))
-            for row, right in zip(_ends(ledger), outcomes, strict=True)
+            for row, right in zip(_ends(ledger), before_after, strict=True)
         ]
-        rows += _split_rows(split, np.array([_class(e) for e in examples]), outcomes, np.array(mistakes))
+        rows += _split_rows(split, np.array([_class(e) for e in examples]), before_after, np.array(mistakes))
     return pd.DataFrame(rows).set_index(["split", "class"])
 
 
@@ -115,7 +115,7 @@ def _ends(ledger: Ledger) -> tuple[Base, Base | Round]:
     return ledger.base, (ledger.rounds or (ledger.base,))[-1]
 
 
-def _outcomes(ledger: Ledger, split: str, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+def outcomes(ledger: Ledger, split: str, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
     """(n,) bool twice: right before the first round and after the last."""
     rounds = ledger.rounds
     if split == "train":

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
 from pydantic import Field
 
@@ -35,7 +36,7 @@ from boostlib.config import BoostConfig
 from boostlib.models.language import load_model
 from boostlib.release.card import model_card
 from boostlib.release.cases import choose, describe, sound_rows
-from boostlib.release.classes import ALL, class_report
+from boostlib.release.classes import outcomes
 from boostlib.release.export import export_bundle, export_merged, export_peft
 from boostlib.release.html import write_html
 from boostlib.run import Run
@@ -216,20 +217,20 @@ def _estimate(parts: tuple, folder: Path, gate: Gate) -> str:
 
 def _table(run: Run, logged: Mapping[str, str | None]) -> pd.DataFrame:
     """A row a split: cases, logged and reproduced failures, wrong before and after, fixed, broken, costs."""
-    report = class_report(run.ledger, run.task).reset_index()
-    report = report[report["class"] != ALL]
-    report["wrong before"] = (report["n"] * (1 - report["before"])).round().astype(int)
-    report["wrong after"] = report["wrong before"] - report["fixed"] + report["broken"]
-    sums = ["n", "wrong before", "wrong after", "fixed", "broken", "cost before", "cost after"]
-    table = report.groupby("split", sort=False)[sums].sum().rename(columns={"n": "cases"})
-    failed = {split: {e.id for e in run.task.split(split) if logged.get(e.id) == "failed"} for split in table.index}
-    table.insert(1, "logged failures", [len(failed[split]) for split in table.index])
-    table.insert(2, "reproduced", [len(failed[split] & _wrong(run, split)) for split in table.index])
-    return table.rename(index=CALLED).rename_axis(None)
-
-
-def _wrong(run: Run, split: str) -> set[str]:
-    """Ids that the untrained model gets wrong."""
-    if split == "train":
-        return set(run.base.failures)
-    return {e.id for e, right in zip(run.task.split(split), run.base.metrics[split].bits(), strict=True) if not right}
+    rows = {}
+    for split in ("train", *run.config.held_out):
+        examples = run.task.split(split)
+        before, after = (~right for right in outcomes(run.ledger, split, examples))  # who is wrong
+        cost, failed = np.array([e.cost for e in examples]), np.array([logged.get(e.id) == "failed" for e in examples])
+        rows[CALLED[split]] = {
+            "cases": len(examples),
+            "logged failures": failed.sum(),
+            "reproduced": (failed & before).sum(),
+            "wrong before": before.sum(),
+            "wrong after": after.sum(),
+            "fixed": (before & ~after).sum(),
+            "broken": (after & ~before).sum(),
+            "cost before": cost[before].sum(),
+            "cost after": cost[after].sum(),
+        }
+    return pd.DataFrame(rows.values(), index=list(rows))

@@ -58,11 +58,11 @@ def as_logged(number, examples):
 def call(tiny_llama, tiny_tokenizer, tmp_path):
     """call(log, ...): repair a fresh tiny model into tmp_path/out; what it says is in `call.said`."""
 
-    def run(log, trainer=None, dry_run=False, out="out", **settings):
+    def run(log, trainer=None, dry_run=False, **settings):
         call_said.clear()
         model = tiny_llama(), tiny_tokenizer
         kwargs = {"trainer": trainer or FakeTrainer(), "dry_run": dry_run, "say": call_said.append}
-        return repair(log, model, tmp_path / out, Repair(**{"rounds": 2, "dtype": "fp32", **settings}), **kwargs)
+        return repair(log, model, tmp_path / "out", Repair(**{"rounds": 2, "dtype": "fp32", **settings}), **kwargs)
 
     call_said: list[str] = []
     run.said = call_said
@@ -258,16 +258,19 @@ def test_a_dry_run_measures_and_leaves_nothing(call, tmp_path):
 
 
 @pytest.mark.parametrize("fixed", [0.5, 0.3, 0.85])
-def test_the_stated_error_rates_hold_for_simulated_rounds(fixed, call, outcomes, tmp_path, monkeypatch):
+def test_the_stated_error_rates_hold_for_simulated_rounds(
+    fixed, tiny_llama, tiny_tokenizer, outcomes, tmp_path, monkeypatch
+):
     """Each round changes 20 training cases, each fixed with chance `fixed`, else broken; held-out ones by a coin."""
-    monkeypatch.setattr("boostlib.release.repair.write_html", lambda *_: None)
-    monkeypatch.setattr("boostlib.release.repair.release", lambda *_: None)
+    for slow in ("release.repair.write_html", "release.repair.release", "run.require_agreement"):
+        monkeypatch.setattr(f"boostlib.{slow}", lambda *_, **__: None)
+    model = tiny_llama(layers=1), tiny_tokenizer
     log, verdicts = tmp_path / "log.jsonl", []
     rows = [
         {"id": i, "prompt": f"q{i}", "expected": "y"} | ({"split": "test"} if i % 3 == 0 else {}) for i in range(120)
     ]
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    repeats = 120
+    repeats = 100
     for repeat in range(repeats):
         draw = philox("repair", str(fixed), repeat)
 
@@ -280,7 +283,8 @@ def test_the_stated_error_rates_hold_for_simulated_rounds(fixed, call, outcomes,
             return right
 
         outcomes(rule)
-        done = call(log, out=f"out{repeat}", rounds=1)
+        settings = Repair(rounds=1, dtype="fp32")
+        done = repair(log, model, tmp_path / f"out{repeat}", settings, FakeTrainer(), say=lambda text: None)
         assert (done.status == PROMOTED) == done.run.rounds[0].merged
         verdicts.append(done.run.rounds[0].extra["gate"])
     promoted = np.mean([verdict["decision"] == "promote" for verdict in verdicts])

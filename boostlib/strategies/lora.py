@@ -8,10 +8,11 @@ a few in all, so a round's file takes kilobytes or megabytes instead of bytes. A
 choose from: its directions are what training makes of a random A.
 
 Rounds of it on all examples are the loop of Chain of LoRA (Xia et al. 2024, arXiv 2401.04151): train a LoRA, merge it,
-begin a new one with a new draw and a new optimizer. Unlike there, a round is some steps of GRPO or cross-entropy with a
-constant learning rate, and training stops in between for an evaluation of every example. Rank 1 a round is the idea of
-XGBLoRA (Zhang et al. 2024, arXiv 2410.19694), boosting with the smallest LoRA that there is. Unlike there, every target
-module gets one in every round. Rounds on the failures alone, BoostLoRA's choice, are in neither.
+begin a new one with a new draw and a new optimizer. There the losses are supervised ones; here a round is some steps of
+GRPO or cross-entropy, and every example is evaluated after it. Rank 1 a round is the idea of XGBLoRA (Zhang et al.
+2024, arXiv 2410.19694), boosting with the smallest LoRA that there is. There each round adapts a random choice of
+layers; here every target module gets a LoRA in every round. Rounds on failures alone, BoostLoRA's choice, are in
+neither.
 
 Departures from PEFT's way: it merges by adding to the weights and unmerges by subtracting. Here rollouts, scores and
 merges write cast(W0 + merged + dW) from an untouched W0, and the factors are fp32 whatever the model's dtype. A is

@@ -56,7 +56,8 @@ def to_problems(rows: Iterable[str]) -> list[Problem]:
 def to_function(row: str) -> ast.FunctionDef:
     """A row as the source shown above."""
     signature, what, expression, inputs = row.split(" | ")
-    name, space = signature.partition("(")[0], {}
+    name = signature.partition("(")[0]
+    space: dict[str, Any] = {}
     exec(f"def {signature}: return {expression}", space)  # a row is ours: nothing that a model wrote
     tests = "\n".join(to_test(f"{name}({given.strip()})", space) for given in inputs.split(";"))
     source = f"def {signature}:\n    {what + chr(10) * 2 + tests!r}\n    return {expression}"

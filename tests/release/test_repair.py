@@ -264,7 +264,6 @@ def test_the_stated_error_rates_hold_for_simulated_rounds(
     """Each round changes 20 training cases, each fixed with chance `fixed`, else broken; held-out ones by a coin."""
     for slow in ("release.repair.write_html", "release.repair.release", "run.require_agreement"):
         monkeypatch.setattr(f"boostlib.{slow}", lambda *_, **__: None)
-    model = tiny_llama(layers=1), tiny_tokenizer
     log, verdicts = tmp_path / "log.jsonl", []
     rows = [
         {"id": i, "prompt": f"q{i}", "expected": "y"} | ({"split": "test"} if i % 3 == 0 else {}) for i in range(120)
@@ -283,7 +282,7 @@ def test_the_stated_error_rates_hold_for_simulated_rounds(
             return right
 
         outcomes(rule)
-        settings = Repair(rounds=1, dtype="fp32")
+        settings, model = Repair(rounds=1, dtype="fp32"), (tiny_llama(layers=1), tiny_tokenizer)
         done = repair(log, model, tmp_path / f"out{repeat}", settings, FakeTrainer(), say=lambda text: None)
         assert (done.status == PROMOTED) == done.run.rounds[0].merged
         verdicts.append(done.run.rounds[0].extra["gate"])

@@ -92,8 +92,8 @@ class Sides:
 
     @cached_property
     def plain(self) -> nn.Module:
-        """The model without an adapter, frozen."""
-        return self.setup.load()[0].requires_grad_(False)
+        """The model without an adapter, as it is loaded: frozen bf16 weights take a slow path on a CPU."""
+        return self.setup.load()[0]
 
     @cached_property
     def peer(self) -> PeftModel:

@@ -81,9 +81,13 @@ def _execute(source: Path, folder: Path, preset: str) -> Outcome:
     parameters = {name: value for name, value in wanted.items() if name in known}
     print(f"{source.stem}:", flush=True)
     try:
-        papermill.execute_notebook(str(source), str(target), parameters, kernel_name="python3", cwd=str(source.parent))
+        papermill.execute_notebook(
+            str(source), str(target), parameters, kernel_name="python3", cwd=str(source.parent), start_timeout=600
+        )
     except PapermillExecutionError as failure:
         error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
+    except RuntimeError as failure:  # the kernel died, or never answered
+        error = str(failure)
     return Outcome(source.stem, time.perf_counter() - start, error, _shows(target), target)
 
 

@@ -58,3 +58,12 @@ def test_the_sum_is_that_of_the_notebooks_that_were_timed(minutes, total, tmp_pa
     for source, seconds in zip(sources, minutes, strict=False):
         write(source, duration=seconds)
     assert plan(sources, tmp_path / "none", "demo").endswith(f"{total} min")
+
+
+def test_a_kernel_that_dies_is_a_notebook_that_failed(tmp_path, monkeypatch):
+    def execute(*arguments, **settings):
+        raise RuntimeError("Kernel died")
+
+    monkeypatch.setattr(module.papermill, "execute_notebook", execute)
+    write(tmp_path / "00_a.ipynb")
+    assert "Kernel died" in module._execute(tmp_path / "00_a.ipynb", tmp_path / "out", "smoke").error

@@ -23,7 +23,7 @@ PAIRS = 20  # that a card lists
 USE = {
     "merged": "A plain transformers model: `AutoModelForCausalLM.from_pretrained(folder)`. No adapter, no extra cost.",
     "encoder": "An encoder and its head, `head.safetensors`: `boostlib.load_classifier(folder)`. In transformers: "
-    "`AutoModel.from_pretrained(folder)`, the mean of its last states over a text's tokens, without special ones, times "
+    "`AutoModel.from_pretrained(folder)`, the mean of its last states over a text's tokens but special ones, times "
     "`weight`, plus `bias`; of several classes, the place of the largest number in `classes`, a JSON list as bytes.",
     "peft": "A LoRA in PEFT's format: `PeftModel.from_pretrained(base, folder)`. Base: see the fingerprint below.",
 }

@@ -22,7 +22,7 @@ PAGES = [
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^|[\s;(&])(?:python -m )?boostlib ((?:-h|[a-z])[^\n;&|)`']*)")
-WORDS = {"boost", "report", "replay", "verify", "export", "bench", "fetch", "doctor", "reproduce"}
+WORDS = {"boost", "report", "replay", "verify", "export", "bench", "fetch", "doctor", "reproduce", "repair"}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 

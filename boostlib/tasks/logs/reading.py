@@ -181,7 +181,7 @@ def _of_table(header: list[str], path: str) -> Any:
 
 def _require_no_classifier(rows: list[Row], path: str) -> None:
     if any(flat.classified(row) for row in rows):
-        raise DataError(f"{path} holds texts with a label and what was predicted: that is a classifier's log")
+        raise DataError(f"{path} is a classifier's log: its texts and labels are a task, load_task('labelled_texts')")
 
 
 def _table(path: Path, delimiter: str) -> Iterator[tuple[str, Any]]:

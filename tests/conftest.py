@@ -33,20 +33,24 @@ hypothesis.settings.register_profile("boostlib", deadline=None)
 hypothesis.settings.load_profile("boostlib")
 
 
+ALONE = ("test_notebooks.py", "test_zoo.py")  # files whose tests share nothing: a worker takes one test at a time
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first, so that no worker is left with it at the end."""
-    items.sort(key=lambda item: "notebook" not in item.fixturenames)
+    """Notebooks come first, as each takes long; the zoo's many short tests last, to fill both workers to the end."""
+    items.sort(key=lambda item: ("notebook" not in item.fixturenames, item.path.name == "test_zoo.py"))
 
 
 @pytest.hookimpl(optionalhook=True)  # of xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """With several workers a file's tests stay in one of them, as they share fixtures, but a notebook is shared out by
-    itself. xdist's own `--dist loadgroup` writes an attribute that pytest 9.2 does not read, and groups nothing."""
+    """With several workers a file's tests stay in one of them, as they share fixtures. xdist's own `--dist loadgroup`
+    writes an attribute that pytest 9.2 does not read, and groups nothing."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return nodeid if "test_runs_in_the_smoke_preset" in nodeid else nodeid.partition("::")[0]
+            file = nodeid.partition("::")[0]
+            return nodeid if file.endswith(ALONE) else file
 
     config.option.loadscopereorder = False
     return ByFile(config, log)

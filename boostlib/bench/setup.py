@@ -37,7 +37,8 @@ class WorkedOut(WordProblems):
         """The questions alone, without worked ones."""
         return [
             replace(
-                one, prompt=user_message(one.prompt.rsplit("Q: ", 1)[1].removesuffix("\nA:") + " Think step by step.")
+                one,
+                prompt=user_message(str(one.prompt).rsplit("Q: ", 1)[1].removesuffix("\nA:") + " Think step by step."),
             )
             for one in super().load_split(name)
         ]

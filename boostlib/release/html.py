@@ -125,7 +125,7 @@ def _figures(ledger: Ledger, classes: pd.DataFrame | None) -> str:
     if split:
         drawn.append(_figure(f"Share right on {split}, round by round", lambda: plot_accuracy({"": [ledger]}, split)))
     if classes is not None:
-        drawn.append(_figure("Before and after, by class of error", lambda: plot_classes(classes)))
+        drawn.append(_figure("Before and after, by class of error", lambda: plot_classes(classes, split)))
     return "".join(drawn)
 
 

@@ -8,8 +8,9 @@ logistic regression. All classes weigh the same (c_i), so that of two a logit of
 a split has. C is the one that the validation split likes best. The head is folded back to unstandardised features and
 then frozen: boosting starts from here.
 
-Departure: the paper trains its probe by gradient descent; the problem is convex, so it is solved here, without a
-learning rate or a seed.
+Departures: the paper trains its probe by gradient descent; the problem is convex, so it is solved here, without a
+learning rate or a seed. Features that hardly vary get no weight: the last normalisation of MiniLM scales three of them
+to 1e-9 and less, and a head that scaled them up again would have weights of 1e31, and gradients beyond fp32.
 """
 
 import logging
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C, weakest fit first
 
+DEAD = 1e-6  # a feature that varies by less than this share of the usual one gets no weight
 
 @dataclass(frozen=True)
 class Probe:
@@ -109,6 +111,7 @@ def labels_of(task: LabelTask, split: str) -> np.ndarray:
 def _fit(x: np.ndarray, y: np.ndarray, C: float) -> tuple[np.ndarray, np.ndarray]:
     """(W (1 or k, hidden), b (1 or k,)) on the features as they are."""
     scaler = StandardScaler().fit(x)
+    scaler.scale_[scaler.scale_ < DEAD * np.median(scaler.scale_)] = np.inf
     solver = LogisticRegression(C=C, class_weight="balanced", max_iter=2000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a weak penalty may stop at max_iter: the validation loss judges it

@@ -226,6 +226,14 @@ def test_the_probe_is_the_multinomial_regression_with_equal_classes(folder):
     assert evaluate(model, tokenizer, task, "train", progress=False).accuracy > 0.7
 
 
+def test_a_feature_that_hardly_varies_gets_no_weight(folder):
+    model, tokenizer = load_classifier(folder, dtype="fp32", device="cpu")
+    with torch.no_grad():
+        model.encoder.encoder.layer[-1].output.LayerNorm.weight[3] = 1e-30
+    train_head(model, tokenizer, Desks(), progress=False)
+    assert not model.head.weight[:, 3].any() and 1e-3 < model.head.weight.abs().max() < 1e3
+
+
 def test_a_class_without_a_training_example_is_named(folder):
     class Lacking(Desks):
         classes = (*DESKS, "returns")

@@ -41,6 +41,7 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C, weakest fit first
 
 DEAD = 1e-6  # a feature that varies by less than this share of the usual one gets no weight
 
+
 @dataclass(frozen=True)
 class Probe:
     """What phase 1 found: losses are class-balanced log losses by C."""

@@ -266,7 +266,7 @@ def uneven_run(folder: str, run_dir: str, error: bool) -> None:
 
 def test_processes_that_disagree_record_nothing(folders, tmp_path):
     for error in together(uneven_run, folders["texts"], str(tmp_path), False):
-        assert isinstance(error, RunError) and "disagree on round 0 (v)" in str(error)
+        assert isinstance(error, RunError) and "disagree on round 0 (numbers)" in str(error)
     assert Ledger(tmp_path).verify() == [] and Ledger(tmp_path).load_v(0) is None
 
 

@@ -130,7 +130,8 @@ class Weights:
             if name in update:
                 b, a = (factor.to(new.device) for factor in update[name])
                 delta = b @ a
-                kept += float(((new.float() - matrix(module).float()) * delta).sum(dtype=torch.float64))
+                change = (new.float() - matrix(module).float()).contiguous()  # a sum's last bits depend on its order
+                kept += float((change * delta).sum(dtype=torch.float64))
                 size += float(delta.square().sum(dtype=torch.float64))
             matrix(module).copy_(new)
         self.update = total

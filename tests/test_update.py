@@ -187,7 +187,7 @@ def test_folded_weights_lie_as_w0_does_and_have_the_same_bits_either_way():
     rows, columns = Pair(), Pair()
     for layer in (columns.one, columns.two):
         layer.weight.data = layer.weight.data.T.contiguous().T
-    values = {}
+    values, retained = {}, set()
     for model in (rows, columns):
         weights = Weights(model, ["one", "two"])
         for _ in range(2):  # the second in tensors that are used again
@@ -199,4 +199,5 @@ def test_folded_weights_lie_as_w0_does_and_have_the_same_bits_either_way():
             torch.equal(model.one.weight, values[model][0]) and model.one.weight.stride() == weights.w0["one"].stride()
         )
     assert all(torch.equal(a, b) for a, b in zip(values[rows], values[columns], strict=True))
+    assert len(retained) == 1
     assert columns.one.weight.stride() == (1, 20) and rows.one.weight.stride() == (12, 1)

@@ -17,6 +17,7 @@ Departures from a plain `from_pretrained`, and why:
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.conversion_mapping import get_model_conversion_mapping
 
 from boostlib.common.errors import BoostError, ModelError, explain_oom
 from boostlib.common.settings import AnyPath, Flag, checks, valid
@@ -82,15 +82,15 @@ def lay_for_decoding(model: PreTrainedModel) -> None:
 
     A product of few rows is then 1.2 to 2 times as fast (64 to 8 rows, torch 2.13 with MKL), one of many rows as fast
     as before, and decoding is products of few rows. The head stays: it gains nothing, and may be the embedding. So do
-    models whose weights transformers takes apart and puts together, which it can for weights by rows alone.
+    weights that several modules share: transformers saves them by rows alone.
     """
-    if get_model_conversion_mapping(model, add_legacy=False):
-        return
     head = model.get_output_embeddings()
+    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     for module in model.modules():
-        weight = module.weight if isinstance(module, nn.Linear) and module is not head else None
-        if weight is not None and (weight.device.type, weight.dtype) == ("cpu", torch.float32):
-            weight.data = weight.data.T.contiguous().T
+        if isinstance(module, nn.Linear) and module is not head and uses[id(module.weight)] == 1:
+            weight = module.weight
+            if (weight.device.type, weight.dtype) == ("cpu", torch.float32):
+                weight.data = weight.data.T.contiguous().T
 
 
 def load_config(name: str, generates: bool = True, trust_remote_code: bool = False) -> PretrainedConfig:

@@ -1,5 +1,6 @@
 """Logs of other tools and tables: told apart by content, read whole, nothing in them guessed or lost."""
 
+import contextlib
 import gzip
 import json
 import subprocess
@@ -209,9 +210,10 @@ BAD: dict[str, tuple] = {
         ["line 2: a message holds more than text"],
     ),
     "messages that are none": (lines(TURN, TURN | {"messages": "hi"}), 1, ["line 2: 'messages' should be a list"], []),
-    "a wide row": (b"prompt,expected,outcome\na,1,pass\nb,2,fail,3\n\"c\nd\",3,fail\n", 2, ["line 3: 1 more"], []),
+    "a wide row": (b"prompt,expected,outcome\na,1,pass\nb,2,fail,3\n\"c\nd\",3,fail\n", 2, ["line 3: more"], []),
     "a table that breaks off": (b'prompt,expected,outcome\na,1,pass\n"b,2,fail\n', 1, ["line 3: cannot be read"], []),
     "other columns": (b"when,what\n1,2\n", "needs one of prompt"),
+    "a column twice": (b"prompt,expected,expected,outcome\na,1,2,pass\n", "has a column twice"),
     "a classifier's log": (b"text,label,predicted\nhi,a,b\n", "a classifier's log"),
     "another document": (json.dumps({"results": {"gsm8k": 0.5}}, indent=1).encode(), "no form that is known"),
     "an evaluation without samples": (json.dumps({**S, "samples": []}, indent=1).encode(), "without its samples"),
@@ -244,6 +246,39 @@ def test_everything_wrong_is_listed_and_nothing_is_lost(name, tmp_path):
 def test_what_is_wrong_in_the_same_way_is_one_line_with_its_places():
     problems = [(f"line {n}", "x") for n in (9, 1, 2, 3)] + [("a.jsonl, line 4", "y"), ("line 5", "x")]
     assert listed(problems) == ["  a.jsonl, line 4: y", "  line 1-3, 5, 9: x"]
+
+
+ODD = (None, 3, -0.5, "x", "", [], {}, [[]], [3], {"a": 1}, True, "\ud800", [None], [{}], {"role": 3})
+
+
+def places(value, path=()):
+    """Every place in nested JSON, the first of each list."""
+    yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield from places(one, (*path, key))
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "csv"])
+def test_whatever_stands_in_a_field_is_a_row_a_problem_or_left_out(form, tmp_path):
+    name, make = FORMS[form]
+    made = make(CASES[:2])
+    for path in list(places(made))[1:]:
+        for odd in ODD:
+            changed = at = json.loads(json.dumps(made))
+            for key in path[:-1]:
+                at = at[key]
+            at[path[-1]] = odd
+            lines = (
+                "".join(json.dumps(row) + "\n" for row in changed) if isinstance(made, list) else json.dumps(changed)
+            )
+            (tmp_path / name).write_text(lines)
+            with contextlib.suppress(DataError):
+                reading = read_cases(tmp_path / name)
+                bad = {where for where, _ in check_rows(reading.rows)}
+                sound = [row for where, row in reading.rows if where not in bad]
+                json.dumps(sound, ensure_ascii=False).encode()
+                assert reading.records == len(reading.rows) + len(reading.problems) + len(reading.left_out)
 
 
 # --- size

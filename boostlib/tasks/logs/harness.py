@@ -57,8 +57,8 @@ def settings(record: Row) -> dict[str, Any]:
         options = _request(record)[1]
     except (LeftOut, Malformed):
         return {}
-    until = options.get("until") or []
-    ends = [text for text in ([until] if isinstance(until, str) else until) if isinstance(text, str) and text]
+    until = options.get("until")
+    ends = [text for text in (until if isinstance(until, list) else [until]) if isinstance(text, str) and text]
     most = options.get("max_gen_toks") or options.get("max_tokens")
     return ({"stop": "|".join(map(re.escape, ends))} if ends else {}) | (
         {"max_new_tokens": most} if isinstance(most, int) and most > 0 else {}

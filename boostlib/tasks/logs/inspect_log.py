@@ -31,10 +31,11 @@ def records(document: Row) -> list[Any]:
     samples = document.get("samples")
     if not isinstance(samples, list) or not samples:
         raise DataError("it is the log of an evaluation without its samples: run that with log_samples=True")
-    header, scores = document["eval"], (document.get("results") or {}).get("scores") or []
-    options = {one.get("scorer"): one.get("params") for one in scores if isinstance(one, dict)}
-    options |= {one.get("name"): one.get("options") for one in header.get("scorers") or [] if isinstance(one, dict)}
-    about = {"task": str(header.get("task", "")), "options": {name: found or {} for name, found in options.items()}}
+    header = document["eval"]
+    older, newer = inside(document, "results").get("scores"), header.get("scorers")  # where versions name their scorers
+    scorers = [one for found in (older, newer) if isinstance(found, list) for one in found if isinstance(one, dict)]
+    options = {str(one.get("name")): inside(one, "options") or inside(one, "params") for one in scorers}
+    about = {"task": str(header.get("task", "")), "options": options}
     return [{**one, "about": about} if isinstance(one, dict) else one for one in samples]
 
 

@@ -26,11 +26,12 @@ from boostlib.common.stable import fingerprint_json
 from boostlib.tasks.log_rows import Numbered, Problem
 from boostlib.tasks.logs import chats, flat, harness, inspect_log, promptfoo
 from boostlib.tasks.logs.record import LeftOut, Malformed, Record, default_score
-from boostlib.tasks.rows import UNREADABLE, Row, json_lines, open_text
+from boostlib.tasks.rows import UNREADABLE, json_lines, open_text
 
 OWN = "error log"
 LINES = (harness, chats, flat)  # forms of JSONL
 DOCUMENTS = ((promptfoo, "result"), (inspect_log, "sample"))
+WIDE = "more cells than columns: put text with commas in quotes"
 LOOKED_AT = 50  # lines that tell the form
 Placed = tuple[str, Any]  # where it stands, and the record, or a text that says what is wrong with it
 
@@ -77,6 +78,10 @@ class Reading:
         row.setdefault("id", where)
         if not row.keys() & {"score", "tests"}:
             row["score"] = self.score or default_score(row["expected"])
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except (TypeError, ValueError) as error:
+            raise Malformed(f"a value that no JSON text may hold: {error}") from error
         same = fingerprint_json([row.get(name) for name in ("prompt", "messages", "expected", "tests", "score")])
         place, passed = self._seen.setdefault(same, len(self.rows)), found.passed
         if place < len(self.rows):  # there already
@@ -97,7 +102,7 @@ def read_cases(log: str | PathLike | pd.DataFrame, score: str | None = None) -> 
     reading = Reading(score)
     if isinstance(log, pd.DataFrame):
         rows = log.astype(object).where(log.notna(), None).to_dict("records")
-        reading.take(_of_table(list(log.columns), "the table"), _numbered("row", rows))
+        reading.take(_form([dict.fromkeys(log.columns)], "the table", table=True), _numbered("row", rows))
     else:
         path = Path(log)
         for file in _files(path):
@@ -130,10 +135,12 @@ def _read_file(reading: Reading, path: Path, prefix: str) -> None:
     if first.startswith(("{", "[")) or path.name.lower().endswith((".jsonl", ".jsonl.gz")):
         lines = ((f"{prefix}line {number}", row) for number, row in json_lines(path))
         head = list(islice(lines, LOOKED_AT))
-        return reading.take(_of_lines([row for _, row in head], str(path)), chain(head, lines), path.name)
+        return reading.take(_form([row for _, row in head], path), chain(head, lines), path.name)
+    if not first:
+        return None
     rows = _table(path, "\t" if "\t" in first and "," not in first else ",")
-    header = list(next(rows)[1]) if first else []
-    return reading.take(_of_table(header, str(path)), ((f"{prefix}{where}", row) for where, row in rows))
+    header = next(rows)[1]
+    return reading.take(_form([header], path, table=True), ((f"{prefix}{where}", row) for where, row in rows))
 
 
 def _document(path: Path, first: str) -> Any:
@@ -152,7 +159,7 @@ def _document(path: Path, first: str) -> Any:
 
 def _of_document(document: Any, path: Path) -> tuple[Any, Iterator[Placed]]:
     if isinstance(document, list):
-        return _of_lines(document[:LOOKED_AT], str(path)), _numbered("row", document)
+        return _form(document[:LOOKED_AT], path), _numbered("row", document)
     for form, noun in DOCUMENTS:
         if isinstance(document, dict) and form.fits(document):
             try:
@@ -162,42 +169,35 @@ def _of_document(document: Any, path: Path) -> tuple[Any, Iterator[Placed]]:
     raise DataError(f"{path} is of no form that is known here, which are {_known()}")
 
 
-def _of_lines(rows: list[Any], path: str) -> Any:
-    """The form of JSONL by its first rows; None for an error log."""
-    rows = [row for row in rows if isinstance(row, dict)]
-    _require_no_classifier(rows[:1], path)
-    return next((form for form in LINES if any(form.fits(row) for row in rows)), None)
-
-
-def _of_table(header: list[str], path: str) -> Any:
-    _require_no_classifier([dict.fromkeys(header)], path)
-    if not flat.fits(dict.fromkeys(header)):
-        raise DataError(
-            f"{path}: columns {', '.join(map(str, header)) or 'none'}: it needs one of {', '.join(flat.PROMPT)}; "
-            f"one of {', '.join(flat.EXPECTED)} and one of {', '.join(flat.OUTCOME)}. Other forms: {_known()}"
-        )
-    return flat
-
-
-def _require_no_classifier(rows: list[Row], path: str) -> None:
-    if any(flat.classified(row) for row in rows):
+def _form(rows: list[Any], path: Any, table: bool = False) -> Any:
+    """The form of JSONL by its first rows, None for an error log; of a table by its header."""
+    found = [row for row in rows if isinstance(row, dict)]
+    if found and flat.classified(found[0]):
         raise DataError(f"{path} is a classifier's log: its texts and labels are a task, load_task('labelled_texts')")
+    form = next((form for form in LINES if any(form.fits(row) for row in found)), None)
+    if table and form is not flat:
+        raise DataError(
+            f"{path}: columns {', '.join(map(str, found[0] if found else ())) or 'none'}: it needs one of "
+            f"{', '.join(flat.PROMPT)}; one of {', '.join(flat.EXPECTED)}; and one of {', '.join(flat.OUTCOME)}. "
+            f"Other forms: {_known()}"
+        )
+    return form
 
 
 def _table(path: Path, delimiter: str) -> Iterator[tuple[str, Any]]:
     """The header as a row of Nones, then the rows of a csv or tsv file; a text where one cannot be read."""
     with open_text(path, newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        yield "line 1", dict.fromkeys(name for name in reader.fieldnames or () if name)
+        names = [name for name in reader.fieldnames or () if name]
+        if len(set(names)) < len(names):
+            raise DataError(f"{path} has a column twice ({', '.join(names)}): rename one of them, or remove it")
+        yield "line 1", dict.fromkeys(names)
         line = reader.line_num + 1
         try:
             for row in reader:
                 wide = row.pop(None, None)  # type: ignore[call-overload]  # where DictReader puts what has no column
                 cells = {name: value for name, value in row.items() if value}
-                yield (
-                    f"line {line}",
-                    f"{len(wide)} more cells than columns: put text with commas in quotes" if wide else cells,
-                )
+                yield f"line {line}", WIDE if wide else cells
                 line = reader.line_num + 1
         except (csv.Error, *UNREADABLE) as error:
             yield f"line {line}", f"cannot be read from here on: {error}"

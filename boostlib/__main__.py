@@ -75,7 +75,7 @@ def _chosen(args):
         chosen = replace(chosen, full_learning_rate=args.learning_rate, lora_learning_rate=args.learning_rate)
     adapter = replace(chosen.boost.adapter, **_given(args, "scaling", "rank", "u", "n_tie", "blocks"))
     greedy = replace(chosen.boost.greedy, **_given(args, *GREEDY))
-    if args.drafts and (args.method not in IN_ROUNDS or args.section in ("protein", "binding", "text")):
+    if args.drafts and (args.method not in IN_ROUNDS or args.section in ("protein", "order", "binding", "text")):
         raise BoostError("--drafts saves decoding between rounds: it needs a method with rounds, and math or code")
     if args.temperature is not None and not hasattr(chosen.trainer, "temperature"):
         raise BoostError(
@@ -97,7 +97,7 @@ def _vllm(args) -> tuple[dict, dict]:
 
     if args.vllm is None:
         return {}, {}
-    if args.section in ("protein", "binding", "text"):
+    if args.section in ("protein", "order", "binding", "text"):
         raise BoostError(f"--vllm completes texts, and --section {args.section} has none: math or code")
     where = VLLM(server=args.vllm or None)
     return {"use_vllm": True, "vllm": where}, {"vllm": where}
@@ -309,7 +309,7 @@ def _boost_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--section",
         default="math",
-        choices=("math", "code", "protein", "binding", "text"),
+        choices=("math", "code", "protein", "order", "binding", "text"),
         help="which experiment of the paper",
     )
     sub.add_argument("--run-dir", help="default runs/TASK-PRESET[VARIANT]-METHOD-seedN; the same call continues it")

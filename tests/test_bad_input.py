@@ -253,6 +253,7 @@ BAD_SETTINGS = [
     *(("math500", {"train_hub_id": value}) for value in ("", 3, None)),
     *(("mbpp", {name: value}) for name in ("partial", "unsafe") for value in (0, 1, "yes", None)),
     *(("humaneval", {"workers": value}) for value in (0, -1, 1.5, True, "2")),
+    *(("order_binding", {"test": value}) for value in (0, 1, -2, 2.0, True, "8", None, 10**9)),
     *(("synthetic_binding", {"test": value}) for value in (0, 1, -2, 2.0, True, "8", None, 10**9)),
     *(("synthetic_binding", {"max_length": value}) for value in (0, 7, -1, 8.0, True, "64")),
     *(("binding", {"threshold": value}) for value in (0, -1, "high", True, None, math.nan, math.inf)),

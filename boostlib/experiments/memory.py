@@ -69,6 +69,7 @@ PROMPTS = {
     "mbpp": (427, 3754, 24),
     "humaneval": (512, 512, 24),  # not measured
     "synthetic_binding": (129, 129, 0),
+    "order_binding": (29, 29, 0),
     "binding": (LONGEST, LONGEST, 0),
     "tickets": (69, 69, 0),
 }

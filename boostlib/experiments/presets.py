@@ -149,6 +149,21 @@ PROTEIN = {
     ),
 }
 
+# a rule of order alone, which composition and a linear probe cannot read: short loops, so that 2 cores do 8 rounds
+_ORDER_DEMO = replace(
+    _PROTEIN_DEMO,
+    task="order_binding",
+    trainer=CrossEntropy(learning_rate=0.03, batch=32, micro_batch=32, epochs=8.0, max_steps=16),
+    boost=replace(_PROTEIN_DEMO.boost, rounds=8),
+    full_learning_rate=1e-4,
+)
+
+ORDER = {
+    "smoke": replace(PROTEIN["smoke"], task="order_binding"),
+    "demo": _ORDER_DEMO,
+    "lab": replace(_ORDER_DEMO, name="lab", boost=replace(_ORDER_DEMO.boost, rounds=20, batch_size=256), sizes={}),
+}
+
 # real measurements on 2 CPU cores: a sample of the training rows, chains cut to fit
 BINDING = {
     "demo": replace(
@@ -230,7 +245,7 @@ MAINTENANCE = {
     ),
 }
 
-SECTIONS = {"math": MATH, "code": CODE, "protein": PROTEIN, "binding": BINDING, "text": TEXT}
+SECTIONS = {"math": MATH, "code": CODE, "protein": PROTEIN, "order": ORDER, "binding": BINDING, "text": TEXT}
 
 
 def preset(name: str, section: Mapping[str, Preset] = MATH) -> Preset:

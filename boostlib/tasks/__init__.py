@@ -15,6 +15,7 @@ from boostlib.tasks.humaneval import HumanEval
 from boostlib.tasks.labelled_texts import LabelledTexts
 from boostlib.tasks.math500 import Math500
 from boostlib.tasks.mbpp import MBPP
+from boostlib.tasks.order_binding import OrderBinding
 from boostlib.tasks.python_basics import PythonBasics
 from boostlib.tasks.python_more import PythonMore
 from boostlib.tasks.synthetic_binding import SyntheticBinding
@@ -24,7 +25,7 @@ from boostlib.tasks.word_problems import WordProblems
 __all__ = ["TASKS", "Example", "LabelTask", "Score", "SplitTask", "Task", "TextTask", "load_task"]
 
 TEXTS = (Arithmetic, WordProblems, GSM8K, Math500, PythonBasics, PythonMore, MBPP, HumanEval, ErrorLog)
-LABELS = (SyntheticBinding, Binding, Tickets, LabelledTexts)
+LABELS = (SyntheticBinding, OrderBinding, Binding, Tickets, LabelledTexts)
 TASKS: dict[str, type[SplitTask]] = {task.name: task for task in (*TEXTS, *LABELS)}
 
 

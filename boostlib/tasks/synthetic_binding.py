@@ -75,16 +75,26 @@ class SyntheticBinding(LabelTask):
             room = {True: size // 2, False: size - size // 2}
             dealt[split] = []
             for germline, h3, chain in stock:
-                if room[binds(h3)]:
-                    room[binds(h3)] -= 1
+                answer = self.label(h3)
+                if answer is not None and room[answer]:
+                    room[answer] -= 1
                     number = f"{split}-{len(dealt[split])}"
-                    dealt[split].append(Example(number, chain, str(int(binds(h3))), kind=germline))
+                    dealt[split].append(Example(number, chain, str(int(answer)), kind=germline))
                 if not any(room.values()):
                     break
         return dealt[name]
 
+    def middle(self, random: np.random.Generator) -> str:
+        """A CDR-H3 without its residues of the J segment."""
+        weights = np.array(H3_WEIGHTS) / sum(H3_WEIGHTS)
+        return "".join(random.choice(list(H3_LETTERS), size=random.integers(5, 16), p=weights))
+
+    def label(self, h3: str) -> bool | None:
+        """Whether a chain with this CDR-H3 binds; None: it is left out."""
+        return binds(h3)
+
     def _chains(self) -> Iterator[tuple[str, str, str]]:
-        """(germline, CDR-H3, whole chain), without end, no CDR-H3 twice."""
+        """(germline, CDR-H3, chain), without end, no CDR-H3 twice."""
         random, seen = philox(self.name, self.seed), set()
         while True:
             germline = list(GERMLINES)[random.integers(len(GERMLINES))]
@@ -92,9 +102,7 @@ class SyntheticBinding(LabelTask):
                 mutated(part, LOOP_RATE if place % 2 else FRAMEWORK_RATE, random)
                 for place, part in enumerate(GERMLINES[germline])
             ]
-            weights = np.array(H3_WEIGHTS) / sum(H3_WEIGHTS)
-            middle = random.choice(list(H3_LETTERS), size=random.integers(5, 16), p=weights)
-            h3 = "".join(middle) + ENDS[random.integers(len(ENDS))]
+            h3 = self.middle(random) + ENDS[random.integers(len(ENDS))]
             if h3 not in seen:
                 seen.add(h3)
                 yield germline, h3, "".join(parts) + h3 + TAIL

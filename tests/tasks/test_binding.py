@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from boostlib import load_task
 from boostlib.common.errors import BoostError, DataError
 from boostlib.common.stable import fingerprint_json
+from boostlib.evaluation.metrics import composition
 from boostlib.tasks.chains import AMINO_ACIDS, cut_evenly, read_chains, split_prompt
 from boostlib.tasks.clusters import clusters, leaks, nearest, split_by_cluster
+from boostlib.tasks.order_binding import marked
 from boostlib.tasks.synthetic_binding import binds, charge, pairs
 
 HEADER = "PDB,Ligand Sequences,Receptor Sequences,KD(M),split\n"
@@ -78,6 +80,42 @@ def test_synthetic_splits_are_balanced_disjoint_and_keep_to_their_size():
     assert larger.split("train")[:200] != load_task("synthetic_binding", seed=1).split("train")[:200]
     with pytest.raises(BoostError, match="test must be a whole number of at least 2"):
         load_task("synthetic_binding", test=0)
+
+
+# --- the task of order alone
+
+
+def test_the_order_data_are_those_that_were_fixed_before_boosting_was_looked_at():
+    task = load_task("order_binding")
+    assert {s: fingerprint_json([[e.id, e.prompt, e.answer] for e in task.split(s)]) for s in task.splits} == {
+        "train": "92cef26159483489ef949e9aff85bdb1b25c1932b2ad1e9c095eb14ce3b03432",
+        "validation": "767736bd14e11e47a2718a11f8ffb3acbfed068f5cf0056c1414fb6d7238c496",
+        "test": "0787ef40952a69ddac83b3fe5afdcc239574f6300a88ee4c59433b67091c9eda",
+    }
+
+
+def test_marked_residues_in_their_order():
+    assert marked("GWSKAYD") == "acac" and marked("GSTA") == ""
+
+
+def test_order_binding_asks_for_order_and_for_nothing_else():
+    task, larger = load_task("order_binding"), load_task("order_binding", train=1200)
+    assert larger.split("test") == task.split("test") and larger.split("validation") == task.split("validation")
+    for split in task.splits:
+        assert Counter(e.answer for e in task.split(split)) == {a: task.__dict__[split] // 2 for a in "01"}
+        for one in task.split(split):
+            orders = marked(one.prompt[5:-7])
+            assert one.answer == str(int(orders == "aca")) and sorted(orders) == ["a", "a", "c"]
+            assert 17 <= len(one.prompt) <= 27
+    loops = [e.prompt[5:-4] for split in task.splits for e in task.split(split)]
+    assert len(set(loops)) == len(loops) == 1000 + 256 + 512
+
+
+def test_order_binding_has_the_same_residues_in_both_classes():
+    examples = load_task("order_binding", train=4000).split("train")
+    binders = np.array([e.answer == "1" for e in examples])
+    counts = composition(examples)
+    assert np.abs(counts[binders].mean(axis=0) - counts[~binders].mean(axis=0))[:20].max() < 0.01
 
 
 # --- chains

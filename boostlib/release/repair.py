@@ -114,7 +114,9 @@ def repair(
     say(f"taken: {', '.join(taken)}" + (f"; not needed: {', '.join(more)}" if more else ""))
     fewest = math.ceil(math.log2(1 / settings.gate.get("alpha", Gate.alpha)))
     if chosen.count("train") < fewest:
-        return Outcome(NOTHING, f"{chosen.count('train')} failures, and no gain of fewer than {fewest} passes the gate")
+        return Outcome(
+            NOTHING, f"{chosen.count('train')} failures to train on, and a gain of fewer than {fewest} never passes"
+        )
     if settings.chat:
         chosen.rows = [_as_chat(row) for row in chosen.rows]
     with tempfile.TemporaryDirectory() as scratch:

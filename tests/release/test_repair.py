@@ -161,7 +161,7 @@ def test_failures_of_another_model_that_this_one_does_not_make_are_said(call, ou
 
 def test_too_few_failures_to_pass_the_gate_are_found_before_a_model_is_loaded(call, tmp_path):
     done = call(write("own", tmp_path, CASES[:9]), held_out=0.0)
-    assert done.status == NOTHING and "3 failures, and no gain of fewer than 5 passes the gate" in done.reason
+    assert done.status == NOTHING and "3 failures to train on, and a gain of fewer than 5 never passes" in done.reason
     assert not (tmp_path / "out").exists()
 
 

@@ -113,6 +113,7 @@ def test_scorers_of_inspect_are_rebuilt(scores, options, score, right, wrong, tm
         ([{"type": "contains-all", "value": "two, four"}], "four and\ntwo", "four"),
         ([{"type": "starts-with", "value": "4."}], "4. yes", "yes 4."),
         ([{"type": "regex", "value": "^fo.r$"}], "four", "fo\nr"),
+        ([{"type": "regex", "value": "(?i)FO.R$"}], "it is four", "fours"),
         ([{"type": "contains", "value": "2"}, {"type": "not-icontains", "value": "X"}], "1 2", "1 2 x"),
     ],
 )
@@ -193,6 +194,9 @@ BAD: dict[str, tuple] = {
     "a template": (
         results(testCase={"assert": [{"type": "equals", "value": "{{ a | b }}"}]}), 2, [],
         ["result 1: an assertion made by a template"],
+    ),
+    "a pattern of JavaScript": (
+        results(testCase={"assert": [{"type": "regex", "value": "(?<year>2)"}]}), 2, [], ["result 1: a pattern that"],
     ),
     "a provider that failed": (results(failureReason=2), 2, [], ["result 1: the provider failed"]),
     "a result without a prompt": (results(prompt=None), 2, ["result 1: 'prompt' should be an object"], []),

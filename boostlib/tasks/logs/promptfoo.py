@@ -70,7 +70,12 @@ def _scoring(asserts: list[Row], given: Row) -> tuple[str, str]:
     values = [_filled(one.get("value"), given) for one in asserts]
     if len(asserts) == 1 and asserts[0]["type"] == "equals":
         return "exact", str(values[0])
-    return "regex", regex(*(_condition(str(one["type"]), value) for one, value in zip(asserts, values, strict=True)))
+    pattern = regex(*(_condition(str(one["type"]), value) for one, value in zip(asserts, values, strict=True)))
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise LeftOut("a pattern that Python does not read") from error
+    return "regex", pattern
 
 
 def _condition(kind: str, value: Any) -> str:
@@ -91,6 +96,11 @@ def _filled(value: Any, given: Row) -> Any:
     return None if value is None else text
 
 
+def _scoped(pattern: re.Match) -> str:
+    """A pattern whose flags hold for itself alone."""
+    return f"(?{pattern[1] or '-s'}:{pattern[2]})"
+
+
 def _listed(value: Any) -> list[str]:
     return value if isinstance(value, list) else [part.strip() for part in str(value).split(",")]
 
@@ -108,5 +118,5 @@ PATTERNS = {
     "contains-all": lambda value: _all(value, False),
     "icontains-all": lambda value: _all(value, True),
     "starts-with": lambda value: rf"\A{re.escape(str(value))}",
-    "regex": lambda value: f"(?-s:{value})",
+    "regex": lambda value: re.sub(r"\A(?:\(\?([imsx]+)\))?(.*)\Z", _scoped, str(value), flags=re.DOTALL),
 }
